@@ -1,0 +1,111 @@
+"""Outputs of an agent's network."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from framework.registry import component
+from framework.specs import EnvironmentSpec
+from framework.transforms import expected_bin, signed_hyperbolic, signed_parabolic, two_hot
+from framework.types import Array
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Logits of the policy pi(s), one per action."""
+
+    name: str = "logits"
+    action_conditional: ClassVar[bool] = False
+
+    def size(self, spec: EnvironmentSpec) -> int:
+        return spec.num_actions
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A categorical prediction y(s) whose meaning the update rule decides (Oh et al., 2020)."""
+
+    name: str = "y"
+    categories: int = 600
+    action_conditional: ClassVar[bool] = False
+
+    def size(self, spec: EnvironmentSpec) -> int:
+        return self.categories
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class ActionPrediction:
+    """A categorical prediction z(s, a) whose meaning the update rule decides (Oh et al., 2025)."""
+
+    name: str = "z"
+    categories: int = 600
+    action_conditional: ClassVar[bool] = True
+
+    def size(self, spec: EnvironmentSpec) -> int:
+        return self.categories
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class NextPolicy:
+    """Logits p(s, a) of the policy at the state that an action leads to (Oh et al., 2025)."""
+
+    name: str = "p"
+    action_conditional: ClassVar[bool] = True
+
+    def size(self, spec: EnvironmentSpec) -> int:
+        return spec.num_actions
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """The value v(s), a scalar regressed with half the squared error."""
+
+    name: str = "v"
+    action_conditional: ClassVar[bool] = False
+
+    def size(self, spec: EnvironmentSpec) -> int:
+        return 1
+
+    def read(self, output: Array) -> Array:
+        return output.squeeze(-1)
+
+    def loss(self, output: Array, target: Array) -> Array:
+        return 0.5 * jnp.square(self.read(output) - target)
+
+    def formula(self, output: str, target: str) -> str:
+        return f"1/2 ({output} - {target})^2"
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class CategoricalActionValue:
+    """The action value q(s, a) as a distribution over the integer bins from -limit to limit.
+
+    Returns are squashed by the signed hyperbolic transform, encoded two-hot, and learned by cross-entropy
+    (Schrittwieser et al., 2020; Oh et al., 2025).
+    """
+
+    name: str = "q"
+    limit: int = 300
+    action_conditional: ClassVar[bool] = True
+
+    def size(self, spec: EnvironmentSpec) -> int:
+        return 2 * self.limit + 1
+
+    def read(self, output: Array) -> Array:
+        return signed_parabolic(expected_bin(output, self.limit))
+
+    def loss(self, output: Array, target: Array) -> Array:
+        return -(two_hot(signed_hyperbolic(target), self.limit) * jax.nn.log_softmax(output)).sum(-1)
+
+    def formula(self, output: str, target: str) -> str:
+        return f"CE(two_hot(h({target})), {output})"

@@ -1,0 +1,188 @@
+"""Loss terms: how far the heads are from their targets, for each step [T, B]."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, cast
+
+import jax.numpy as jnp
+
+from framework.interfaces import Head, Number, ValueHead
+from framework.registry import component
+from framework.transforms import categorical_kl, entropy, log_probability
+from framework.types import Array, LossInputs
+
+
+def reading(head: Head) -> str:
+    """How formulas write a head's output."""
+    return f"{head.name}(a)" if head.action_conditional else head.name
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class PolicyKL:
+    """KL(target || policy): moves the policy to a target policy.
+
+    Attributes:
+      head: the policy.
+      target: logits [T, B, A].
+      cost: weight in the loss.
+    """
+
+    head: str = "logits"
+    target: str = "pi_hat"
+    cost: float | Number = 1.0
+    every_action: ClassVar[bool] = False
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
+
+    def formula(self, head: Head) -> str:
+        return f"KL({self.target} || {reading(head)})"
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class PredictionKL:
+    """KL(target || prediction): moves a categorical prediction, at the action taken if it is action-conditional.
+
+    Attributes:
+      head: the prediction.
+      target: logits [T, B, D].
+      cost: weight in the loss.
+    """
+
+    head: str = "y"
+    target: str = "y_hat"
+    cost: float | Number = 1.0
+    every_action: ClassVar[bool] = False
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
+
+    def formula(self, head: Head) -> str:
+        return f"KL({self.target} || {reading(head)})"
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class NextPolicyKL:
+    """KL(next policy || auxiliary policy), where the episode goes on.
+
+    Attributes:
+      head: the auxiliary policy p(s, a).
+      target: the policy at the next step, as logits [T, B, A].
+      cost: weight in the loss.
+    """
+
+    head: str = "p"
+    target: str = "p_hat"
+    cost: float | Number = 1.0
+    every_action: ClassVar[bool] = False
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        distance = categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
+        return jnp.where(inputs.last, 0.0, distance)
+
+    def formula(self, head: Head) -> str:
+        return f"(1 - last) KL({self.target} || {reading(head)})"
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """Moves a value head to returns: cross-entropy for a categorical head, squared error for a scalar one.
+
+    Attributes:
+      head: a value head, at the action taken if it is action-conditional.
+      target: returns [T, B].
+      cost: weight in the loss.
+    """
+
+    head: str = "q"
+    target: str = "q_hat"
+    cost: float | Number = 1.0
+    every_action: ClassVar[bool] = False
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return cast(ValueHead, head).loss(inputs.outputs[self.head], inputs.targets[self.target])
+
+    def formula(self, head: Head) -> str:
+        return cast(ValueHead, head).formula(reading(head), self.target)
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class ClippedSurrogate:
+    """-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A) with rho = pi(a) / mu(a) (Schulman et al., 2017, eq. 7).
+
+    Attributes:
+      head: the policy.
+      target: advantages A [T, B].
+      epsilon: how far the ratio may move before its gradient ends.
+      cost: weight in the loss.
+    """
+
+    head: str = "logits"
+    target: str = "advantage"
+    epsilon: float = 0.2
+    cost: float | Number = 1.0
+    every_action: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.epsilon <= 0:
+            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        online = log_probability(inputs.outputs[self.head], inputs.action)
+        ratio = jnp.exp(online - log_probability(inputs.behaviour, inputs.action))
+        clipped = jnp.clip(ratio, 1.0 - self.epsilon, 1.0 + self.epsilon)
+        advantage = inputs.targets[self.target]
+        return -jnp.minimum(ratio * advantage, clipped * advantage)
+
+    def formula(self, head: Head) -> str:
+        return f"-min(rho {self.target}, clip(rho, 1 -+ {self.epsilon:g}) {self.target})"
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class WeightedLogProbability:
+    """-log pi(a) w: the policy gradient where w are advantages, LPG's policy term where a meta-network emits w.
+
+    Attributes:
+      head: the policy.
+      target: weights w [T, B].
+      cost: weight in the loss.
+    """
+
+    head: str = "logits"
+    target: str = "advantage"
+    cost: float | Number = 1.0
+    every_action: ClassVar[bool] = False
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return -log_probability(inputs.outputs[self.head], inputs.action) * inputs.targets[self.target]
+
+    def formula(self, head: Head) -> str:
+        return f"-log softmax({reading(head)})_a {self.target}"
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class Entropy:
+    """-H(policy): a bonus for acting at random.
+
+    Attributes:
+      head: the policy, or any categorical head.
+      cost: weight of the bonus.
+    """
+
+    head: str = "logits"
+    cost: float | Number = 0.01
+    every_action: ClassVar[bool] = False
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return -entropy(inputs.outputs[self.head])
+
+    def formula(self, head: Head) -> str:
+        return f"-H({reading(head)})"

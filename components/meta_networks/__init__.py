@@ -1,0 +1,1 @@
+"""Parts of meta-networks: features, cores and targets."""

@@ -1,0 +1,124 @@
+"""What a meta-network sees of each action: numbers [T+1, B, A, D], or [T, B, A, D] where only steps acted have them.
+
+Policies, values and advantages are under stop-gradient; predictions are not: the meta-gradient flows through
+them alone (Oh et al., 2025, Methods).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from framework.interfaces import ActionFeature
+from framework.layers import MLP, ActionEquivariantBlock
+from framework.meta_network import FeatureContext
+from framework.registry import component
+from framework.transforms import signed_log
+from framework.types import Array
+
+Source = Literal["online", "target"]
+
+
+def output_of(context: FeatureContext, head: str, source: Source) -> Array:
+    """The raw output of a head, of the online or of the target network [T+1, B, ...]."""
+    outputs = context.inputs.outputs if source == "online" else context.inputs.target_outputs
+    if outputs is None:
+        raise ValueError(f"the rule has no target network to read '{head}' from: bind UpdateRule.target_decay")
+    return outputs[head]
+
+
+@component("action_features")
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """pi(a|s) of the online, target or behaviour policy."""
+
+    source: Literal["online", "target", "behaviour"] = "online"
+    head: str = "logits"
+
+    def __call__(self, context: FeatureContext) -> Array:
+        if self.source == "behaviour":
+            logits = context.inputs.behaviour
+        else:
+            logits = output_of(context, self.head, self.source)
+        return jax.lax.stop_gradient(jax.nn.softmax(logits))[..., None]
+
+
+@component("action_features")
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A learned embedding of the action-conditional prediction softmax(z(s, a)).
+
+    Attributes:
+      head: the prediction.
+      source: network it is read from; the embedding is the same for both.
+      sizes: of the embedding MLP's layers.
+    """
+
+    head: str = "z"
+    source: Source = "online"
+    sizes: tuple[int, ...] = (16, 1)
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return embedding(context, self.head, self.sizes)(jax.nn.softmax(output_of(context, self.head, self.source)))
+
+
+def embedding(context: FeatureContext, head: str, sizes: tuple[int, ...]) -> MLP:
+    """The network's one embedding of a head's distributions."""
+    return context.module(("embedding", head, sizes), lambda name: MLP(sizes, name=name), f"embedding_{head}")
+
+
+@component("action_features")
+@dataclasses.dataclass(frozen=True)
+class ActionValue:
+    """signed_log(q(s, a)) of the value estimator."""
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return jax.lax.stop_gradient(signed_log(context.estimate("action_values")))[..., None]
+
+
+@component("action_features")
+@dataclasses.dataclass(frozen=True)
+class ActionAdvantage:
+    """q(s, a) - v(s), as signed_log or normalized."""
+
+    normalized: bool = False
+
+    def __call__(self, context: FeatureContext) -> Array:
+        if self.normalized:
+            advantage = context.estimate("normalized_action_advantages")
+        else:
+            advantage = signed_log(context.estimate("action_advantages"))
+        return jax.lax.stop_gradient(advantage)[..., None]
+
+
+@component("action_features")
+@dataclasses.dataclass(frozen=True)
+class TakenAction:
+    """1 for the action that was taken, 0 for the others."""
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return jax.nn.one_hot(context.inputs.action, context.num_actions)[..., None]
+
+
+@component("action_features")
+@dataclasses.dataclass(frozen=True)
+class ActionEmbedding:
+    """Features of each action through layers whose weights all actions share.
+
+    Attributes:
+      of: the action features it embeds.
+      sizes: of the action-equivariant blocks.
+    """
+
+    of: tuple[ActionFeature, ...]
+    sizes: tuple[int, ...] = (16, 2)
+
+    def __call__(self, context: FeatureContext) -> Array:
+        x = jnp.concatenate([context.steps(context.compute(feature)) for feature in self.of], axis=-1)
+        for index, size in enumerate(self.sizes):
+            block = context.module((self, index), lambda name, size=size: ActionEquivariantBlock(size, name=name), "action_block")
+            x = block(x)
+        return x

@@ -1,0 +1,155 @@
+"""What a meta-network sees of each step [T, B, D]."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from components.meta_networks.action_features import Source, embedding, output_of
+from framework.interfaces import ActionFeature
+from framework.meta_network import FeatureContext
+from framework.registry import component
+from framework.transforms import at_action, signed_log
+from framework.types import Array
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """signed_log(r_t)."""
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return signed_log(context.inputs.reward)[..., None]
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class NotTerminal:
+    """1 - terminal_t: 0 where the environment ended the episode."""
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return (context.inputs.discount > 0).astype(jnp.float32)[..., None]
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """signed_log(v) of this step and the next."""
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return jax.lax.stop_gradient(context.pair(signed_log(context.estimate("values"))))
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class Advantage:
+    """The advantage of the action taken, as signed_log or normalized."""
+
+    normalized: bool = False
+
+    def __call__(self, context: FeatureContext) -> Array:
+        if self.normalized:
+            advantage = context.estimate("normalized_advantages")
+        else:
+            advantage = signed_log(context.estimate("advantages"))
+        return jax.lax.stop_gradient(advantage)[..., None]
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """A learned embedding of the prediction softmax(y(s)), of this step and the next.
+
+    Attributes:
+      head: the prediction.
+      source: network it is read from; the embedding is the same for both.
+      sizes: of the embedding MLP's layers.
+    """
+
+    head: str = "y"
+    source: Source = "online"
+    sizes: tuple[int, ...] = (16, 1)
+
+    def __call__(self, context: FeatureContext) -> Array:
+        x = embedding(context, self.head, self.sizes)(jax.nn.softmax(output_of(context, self.head, self.source)))
+        return jnp.concatenate([x[:-1], x[1:]], axis=-1)
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class OfTakenAction:
+    """An action feature at the action taken."""
+
+    of: ActionFeature
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return at_action(context.steps(context.compute(self.of)), context.inputs.action)
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class MeanOverActions:
+    """The mean of an action feature over all actions."""
+
+    of: ActionFeature
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return context.steps(context.compute(self.of)).mean(axis=-2)
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class ExpectedOverActions:
+    """sum_a pi(a|s) x(s, a) under the online policy, of this step and the next."""
+
+    of: ActionFeature
+    head: str = "logits"
+
+    def __call__(self, context: FeatureContext) -> Array:
+        policy = jax.lax.stop_gradient(jax.nn.softmax(context.inputs.outputs[self.head]))
+        x = jnp.einsum("tba,tbad->tbd", policy, context.compute(self.of))
+        return jnp.concatenate([x[:-1], x[1:]], axis=-1)
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class MaximumOverActions:
+    """max_a x(s, a), of this step and the next."""
+
+    of: ActionFeature
+
+    def __call__(self, context: FeatureContext) -> Array:
+        x = context.compute(self.of).max(axis=-2)
+        return jnp.concatenate([x[:-1], x[1:]], axis=-1)
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class OfTarget:
+    """A target's own numbers [T, B, D]; for the lifetime core, which runs after the targets."""
+
+    target: str
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return context.targets[self.target]
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class EmbeddedTarget:
+    """A categorical target through the embedding of the head it is for; for the lifetime core.
+
+    Attributes:
+      target: the target, as logits.
+      head: the prediction whose embedding it shares.
+      sizes: of the embedding MLP's layers.
+    """
+
+    target: str = "y_hat"
+    head: str = "y"
+    sizes: tuple[int, ...] = (16, 1)
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return embedding(context, self.head, self.sizes)(jax.nn.softmax(context.targets[self.target]))

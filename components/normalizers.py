@@ -1,0 +1,98 @@
+"""Normalizers: put advantages on a scale that does not depend on the rewards'."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import struct
+
+from framework.registry import component
+from framework.types import Array, Estimates, PyTree
+
+
+@struct.dataclass
+class Moments:
+    """Exponential moving averages of the first two moments, and decay^updates, which corrects their bias []."""
+
+    first: Array
+    second: Array
+    decay_product: Array
+
+
+def initial_moments() -> Moments:
+    return Moments(first=jnp.zeros(()), second=jnp.zeros(()), decay_product=jnp.ones(()))
+
+
+def weighted_mean(x: Array, weight: Array) -> Array:
+    """Mean over all steps that carry weight [] (0 where none does)."""
+    return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+
+def update_moments(moments: Moments, x: Array, weight: Array, decay: float) -> Moments:
+    """Moments after seeing x [T, B] at steps of the given weight [T, B]; unchanged where no step carries weight."""
+    seen = weight.sum() > 0
+    decay = jnp.where(seen, decay, 1.0)
+    return Moments(
+        first=decay * moments.first + (1.0 - decay) * weighted_mean(x, weight),
+        second=decay * moments.second + (1.0 - decay) * weighted_mean(jnp.square(x), weight),
+        decay_product=decay * moments.decay_product,
+    )
+
+
+def normalize(moments: Moments, x: Array, *, subtract_mean: bool = True) -> Array:
+    """(x - mean) / (sqrt(var + 1e-12) + 1e-6), with the moments' bias corrected."""
+    correction = 1.0 / jnp.maximum(1.0 - moments.decay_product, 1e-12)
+    mean = moments.first * correction
+    variance = jnp.maximum(0.0, moments.second * correction - jnp.square(mean))
+    return (x - mean * subtract_mean) / (jnp.sqrt(variance + 1e-12) + 1e-6)
+
+
+def with_normalized(estimates: Estimates, advantages: Moments, errors: Moments) -> Estimates:
+    """The estimates with their normalized fields filled; the errors keep their mean."""
+    of_actions = estimates.action_advantages
+    return estimates.replace(
+        normalized_advantages=normalize(advantages, estimates.advantages),
+        normalized_action_advantages=None if of_actions is None else normalize(advantages, of_actions),
+        normalized_errors=normalize(errors, estimates.errors, subtract_mean=False),
+    )
+
+
+@component("normalizers")
+@dataclasses.dataclass(frozen=True)
+class MovingAverage:
+    """Normalizes by bias-corrected moving averages over the agent's lifetime.
+
+    Attributes:
+      decay: of the averages, per update.
+
+    Source: Oh et al., 2025, Methods.
+    """
+
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
+
+    def initial_carry(self) -> PyTree:
+        return {"advantages": initial_moments(), "errors": initial_moments()}
+
+    def __call__(self, estimates: Estimates, weight: Array, carry: PyTree) -> tuple[Estimates, PyTree]:
+        advantages = update_moments(carry["advantages"], estimates.advantages, weight, self.decay)
+        errors = update_moments(carry["errors"], estimates.errors, weight, self.decay)
+        return with_normalized(estimates, advantages, errors), {"advantages": advantages, "errors": errors}
+
+
+@component("normalizers")
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Normalizes by the mean and the deviation of the batch at hand; carries nothing (Schulman et al., 2017)."""
+
+    def initial_carry(self) -> PyTree:
+        return ()
+
+    def __call__(self, estimates: Estimates, weight: Array, carry: PyTree) -> tuple[Estimates, PyTree]:
+        advantages = update_moments(initial_moments(), estimates.advantages, weight, decay=0.0)
+        errors = update_moments(initial_moments(), estimates.errors, weight, decay=0.0)
+        return with_normalized(estimates, advantages, errors), carry

@@ -1,0 +1,112 @@
+"""Optimizers of agents: from gradients to changes of the parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from framework.interfaces import Number
+from framework.registry import component
+from framework.types import Array, Params, PyTree
+
+
+def clip_global_norm(gradient: Params, limit: float | None) -> Params:
+    """The gradient, scaled down to a global norm of at most ``limit``."""
+    if limit is None:
+        return gradient
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12)), gradient)
+
+
+def _check_positive(**values: float | Number | None) -> None:
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Number) and value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+@struct.dataclass
+class AdamState:
+    """Moving averages of the gradient and its square, and the number of updates [] int32."""
+
+    first: Params
+    second: Params
+    count: Array
+
+
+@component("optimizers")
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam whose denominator takes no meta-gradient, each element of its update clipped, then the learning rate.
+
+    Attributes:
+      learning_rate: step size.
+      b1, b2: decay of the moving averages of the gradient and of its square.
+      eps: added to the root.
+      max_update: limit of each element before the learning rate; ``None`` for no limit.
+      max_gradient_norm: limit of the gradient's global norm; ``None`` for no limit.
+
+    Source: Kingma and Ba, 2015; Oh et al., 2025, Methods, "Agent optimiser".
+    """
+
+    learning_rate: float | Number
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    max_update: float | None = None
+    max_gradient_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            learning_rate=self.learning_rate, max_update=self.max_update, max_gradient_norm=self.max_gradient_norm
+        )
+
+    def init(self, params: Params) -> PyTree:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return AdamState(first=zeros, second=zeros, count=jnp.zeros((), jnp.int32))
+
+    def update(
+        self, gradient: Params, state: AdamState, params: Params, learning_rate: Array | float
+    ) -> tuple[Params, AdamState]:
+        gradient = clip_global_norm(gradient, self.max_gradient_norm)
+        count = state.count + 1
+        first = jax.tree.map(lambda m, g: self.b1 * m + (1.0 - self.b1) * g, state.first, gradient)
+        second = jax.tree.map(lambda v, g: self.b2 * v + (1.0 - self.b2) * jnp.square(g), state.second, gradient)
+        first_correction = 1.0 / (1.0 - self.b1**count)
+        second_correction = 1.0 / (1.0 - self.b2**count)
+
+        def change(m: Array, v: Array) -> Array:
+            step = m * first_correction / (jnp.sqrt(jax.lax.stop_gradient(v * second_correction)) + self.eps)
+            if self.max_update is not None:
+                step = jnp.clip(step, -self.max_update, self.max_update)
+            return -learning_rate * step
+
+        return jax.tree.map(change, first, second), AdamState(first=first, second=second, count=count)
+
+
+@component("optimizers")
+@dataclasses.dataclass(frozen=True)
+class SGD:
+    """Plain gradient descent.
+
+    Attributes:
+      learning_rate: step size.
+      max_gradient_norm: limit of the gradient's global norm; ``None`` for no limit.
+    """
+
+    learning_rate: float | Number
+    max_gradient_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(learning_rate=self.learning_rate, max_gradient_norm=self.max_gradient_norm)
+
+    def init(self, params: Params) -> PyTree:
+        return ()
+
+    def update(
+        self, gradient: Params, state: PyTree, params: Params, learning_rate: Array | float
+    ) -> tuple[Params, PyTree]:
+        gradient = clip_global_norm(gradient, self.max_gradient_norm)
+        return jax.tree.map(lambda g: -learning_rate * g, gradient), state

@@ -1,0 +1,52 @@
+"""Torsos: from observations to the embedding that the heads share."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from framework.layers import LSTM
+from framework.layers import MLP as Layers
+from framework.registry import component
+from framework.types import Array, PyTree
+
+
+@component("torsos")
+class MLP(nn.Module):
+    """Fully connected layers on the flattened observation, without a final activation.
+
+    Attributes:
+      sizes: of the layers; (512, 512) in the authors' reference agent.
+    """
+
+    sizes: tuple[int, ...] = (512, 512)
+
+    @nn.compact
+    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        flat = observation.reshape(observation.shape[:2] + (-1,)).astype(jnp.float32)
+        return Layers(self.sizes, name="layers")(flat), carry
+
+    def initial_carry(self, batch: int) -> PyTree:
+        return ()
+
+
+@component("torsos")
+class RecurrentMLP(nn.Module):
+    """Fully connected layers, then an LSTM over time whose memory ends with the episode.
+
+    Attributes:
+      sizes: of the layers.
+      memory: size of the LSTM's hidden state.
+    """
+
+    sizes: tuple[int, ...] = (256,)
+    memory: int = 128
+
+    @nn.compact
+    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        flat = observation.reshape(observation.shape[:2] + (-1,)).astype(jnp.float32)
+        embedded = nn.relu(Layers(self.sizes, name="layers")(flat))
+        return LSTM(self.memory, name="lstm")(embedded, reset, carry)
+
+    def initial_carry(self, batch: int) -> PyTree:
+        return LSTM(self.memory, parent=None).initial_carry(batch)

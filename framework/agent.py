@@ -1,0 +1,145 @@
+"""Agents: a torso, the heads that the update rule asks for, an optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from framework.interfaces import ActionModel, Head, Optimizer, Torso
+from framework.layers import linear
+from framework.registry import Problem, component
+from framework.specs import EnvironmentSpec
+from framework.types import Array, Outputs, Params, PyTree
+from framework.update_rule import POLICY, UpdateRule
+
+HEAD_STDDEV = 0.01
+"""Of the initial weights of heads on the torso (the authors' reference agent)."""
+
+
+class NetworkModule(nn.Module):
+    """Torso, heads on its embedding, and the action model's heads."""
+
+    torso: Torso
+    heads: tuple[Head, ...]
+    action_model: ActionModel | None
+    spec: EnvironmentSpec
+
+    @nn.compact
+    def __call__(
+        self,
+        observation: Array,
+        reset: Array,
+        carry: PyTree,
+        action: Array | None = None,
+        only: str | None = None,
+    ) -> tuple[Outputs, PyTree]:
+        embedding, carry = self.torso(observation, reset, carry)
+        outputs: Outputs = {}
+        conditional = {}
+        for head in self.heads:
+            if only is not None and head.name != only:
+                continue
+            size = head.size(self.spec)
+            if head.action_conditional:
+                conditional[head.name] = size
+            else:
+                outputs[head.name] = linear(size, name=f"head_{head.name}", stddev=HEAD_STDDEV)(embedding)
+        if conditional:
+            outputs |= self.action_model(embedding, action, conditional, self.spec.num_actions)
+        return outputs, carry
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An agent's network as functions of its parameters; time comes first, a single step is T = 1.
+
+    Attributes:
+      module: the linen module.
+      spec: what the network is built for.
+    """
+
+    module: NetworkModule
+    spec: EnvironmentSpec
+
+    def init(self, key: Array) -> Params:
+        """Parameters drawn at random."""
+        observation = jnp.zeros((1, 1, *self.spec.observation_shape), self.spec.observation_dtype)
+        return self.module.init(key, observation, jnp.zeros((1, 1), bool), self.initial_carry(1))["params"]
+
+    def initial_carry(self, batch: int) -> PyTree:
+        """The torso's carry at the start of episodes [B, ...]."""
+        return self.module.torso.initial_carry(batch)
+
+    def unroll(
+        self, params: Params, observation: Array, last: Array, carry: PyTree, action: Array | None = None
+    ) -> Outputs:
+        """Outputs for T+1 observations of a trajectory.
+
+        Args:
+          params: the parameters.
+          observation: [T+1, B, ...].
+          last: whether a transition ended an episode [T, B]: the carry is cleared before the next row.
+          carry: before row 0 [B, ...].
+          action: actions taken [T, B]; where given, action-conditional heads are computed for them alone.
+
+        Returns:
+          {head: [T+1, B, ...]}; action-conditional heads [T+1, B, A, ...], or, with ``action``, [T+1, B, ...],
+          whose last row belongs to no action.
+        """
+        if action is not None:
+            action = jnp.concatenate([action, action[-1:]])
+        reset = resets(last)
+        return self.module.apply({"params": params}, observation, reset, carry, action)[0]
+
+    def policy(self, params: Params, observation: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        """Policy logits [B, A] for one step's observations [B, ...], and the torso's new carry.
+
+        The carry must have been cleared where an episode ended; see `cleared`.
+        """
+        reset = jnp.zeros((1, observation.shape[0]), bool)
+        outputs, carry = self.module.apply({"params": params}, observation[None], reset, carry, only=POLICY)
+        return outputs[POLICY][0], carry
+
+    def cleared(self, carry: PyTree, last: Array) -> PyTree:
+        """The carry, set to its initial value where an episode ended [B]."""
+        initial = self.initial_carry(last.shape[0])
+        return jax.tree.map(lambda c, i: jnp.where(last.reshape(-1, *[1] * (c.ndim - 1)), i, c), carry, initial)
+
+
+def resets(last: Array) -> Array:
+    """Rows before which recurrent state is cleared [T+1, B], from the transitions that ended an episode [T, B].
+
+    Row 0 is never reset: the carry that a trajectory starts from was cleared when its episode began.
+    """
+    return jnp.concatenate([jnp.zeros_like(last[:1]), last])
+
+
+@component("agents")
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """An agent; the update rule adds the heads.
+
+    Attributes:
+      torso: from observations to an embedding.
+      optimizer: from gradients to changes of the parameters.
+      action_model: grows the action-conditional heads; needed by rules that have such heads.
+    """
+
+    torso: Torso
+    optimizer: Optimizer
+    action_model: ActionModel | None = None
+
+    def network(self, rule: UpdateRule, spec: EnvironmentSpec) -> Network:
+        """The network with the rule's heads."""
+        return Network(NetworkModule(self.torso, rule.heads, self.action_model, spec), spec)
+
+    def problems(self, rule: UpdateRule) -> list[Problem]:
+        """Whether the agent can grow the rule's heads."""
+        conditional = [head.name for head in rule.heads if head.action_conditional]
+        if conditional and self.action_model is None:
+            names = ", ".join(conditional)
+            return [Problem(self, "action_model", f"the action-conditional heads {names} need an action model")]
+        return []

@@ -1,0 +1,300 @@
+"""Checkpoints of a run: one pytree, saved whole, verified when read.
+
+``<folder>/<step>/state`` holds the arrays as orbax writes them, ``<folder>/<step>/manifest.json`` the sha256 of every
+file and the shape and dtype of every leaf. Both are built under a hidden name and appear by one rename, so that a
+kill at any instant leaves a complete checkpoint or none. One process saves; several would need a barrier.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from framework.storage import RunFolderError, disk_errors, sync_folder, write_atomically
+from framework.types import PyTree
+
+MANIFEST = "manifest.json"
+Warn = Callable[[str], None]
+
+
+class _Damaged(Exception):
+    """Why a checkpoint cannot be trusted."""
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of the run that owns the folder: opening it clears what an interrupted save left.
+
+    Who only reads another run's checkpoints calls `restore_newest`, which touches nothing.
+
+    Attributes:
+      folder: holds one folder a step.
+      keep: how many of the newest checkpoints stay.
+      warn: is told, in one line each, of damaged checkpoints that were passed over.
+
+    Raises:
+      RunFolderError: when the disk refuses, or when checkpoints cannot be used; with what to do about it.
+    """
+
+    folder: Path
+    keep: int
+    warn: Warn = _to_stderr
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"keep is {self.keep}: at least one checkpoint has to stay")
+        with disk_errors(f"clear {self.folder}"):
+            for stray in [*self.folder.glob(".saving-*"), *self.folder.glob(".removed-*")]:
+                shutil.rmtree(stray)
+
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint that looks complete, ascending; its content is verified only when restored."""
+        return [step for step in _steps(self.folder) if (self.folder / str(step) / MANIFEST).is_file()]
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Saves the state and returns when it is safe on disk.
+
+        Checkpoints of later steps belong to a continuation that was given up (theirs were damaged) and are removed.
+        """
+        final, saving = self.folder / str(step), self.folder / f".saving-{step}"
+        leaves = named_leaves(state)
+        with disk_errors(f"save {final}"):
+            try:
+                saving.mkdir(parents=True)
+                _write_arrays(saving / "state", leaves)
+                _write_manifest(saving, step, leaves)
+                if final.exists():
+                    self._remove(step)
+                saving.rename(final)
+                sync_folder(self.folder)
+            except BaseException:
+                shutil.rmtree(saving, ignore_errors=True)
+                raise
+            steps = _steps(self.folder)
+            kept = [other for other in steps if other <= step][-self.keep :]
+            for other in set(steps) - set(kept):
+                self._remove(other)
+
+    def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
+        """The newest sound checkpoint's step and state, as `restore_newest`."""
+        return restore_newest(self.folder, like, warn=self.warn)
+
+    def _remove(self, step: int) -> None:
+        # Renamed first: a kill while files go must not leave half a checkpoint under its step.
+        removed = (self.folder / str(step)).rename(self.folder / f".removed-{step}")
+        shutil.rmtree(removed)
+
+
+def restore_newest(
+    folder: Path, like: PyTree, *, within: str = "", warn: Warn = _to_stderr
+) -> tuple[int, PyTree] | None:
+    """Step and state of the newest sound checkpoint; ``None`` where no checkpoint was ever saved.
+
+    Args:
+      folder: the folder of checkpoints.
+      like: a tree of arrays or ``jax.ShapeDtypeStruct``: the structure, shapes and dtypes expected. Numpy leaves come
+        back as numpy, all others as jax arrays, placed as those of ``like``.
+      within: path of the part of the state that ``like`` describes, such as ``.meta_params``; all of it by default.
+      warn: is told of every damaged checkpoint that was passed over.
+
+    Raises:
+      RunFolderError: if all checkpoints are damaged, or the state does not fit ``like``.
+    """
+    damages: dict[int, _Damaged] = {}
+    for step in reversed(_steps(folder)):
+        try:
+            leaves = _verified_leaves(folder / str(step), step)
+        except _Damaged as damage:
+            damages[step] = damage
+            continue
+        for other, damage in damages.items():
+            warn(f"{folder.name}/{other} is damaged ({damage}); using {folder.name}/{step}")
+        return step, _read_state(folder / str(step), leaves, like, within)
+    if not damages:
+        return None
+    reasons = "; ".join(f"{step}: {damage}" for step, damage in damages.items())
+    raise RunFolderError(
+        f"every checkpoint in {folder} is damaged ({reasons}); put back a sound copy, or remove the folder to start over"
+    )
+
+
+def named_leaves(tree: PyTree, *, within: str = "") -> dict[str, Any]:
+    """{path: leaf}, paths as in ``state.learner.params['torso']['kernel']``; ``within`` goes after ``state``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {f"state{within}{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+
+def state_sha256(state: PyTree) -> str:
+    """The sha256 over path, dtype, shape and bytes of every leaf, jax or numpy, in the order of their paths."""
+    digest = hashlib.sha256()
+    for name, array in sorted(_on_host(named_leaves(state)).items()):
+        digest.update(f"{name} {_describe(array)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _describe(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _on_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    for name, leaf in leaves.items():
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic) or jax.dtypes.issubdtype(
+            leaf.dtype, jax.dtypes.prng_key
+        ):
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(f"{name} is {kind}: a state holds arrays only, keys as their key data")
+    return {name: np.asarray(array) for name, array in jax.device_get(dict(leaves)).items()}
+
+
+def _steps(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", path.name))
+
+
+def _write_manifest(folder: Path, step: int, leaves: Mapping[str, Any]) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {
+        "step": step,
+        "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+        "files": {path.relative_to(folder).as_posix(): _file_sha256(path) for path in files},
+    }
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verified_leaves(folder: Path, step: int) -> dict[str, str]:
+    """{path: dtype and shape} of a checkpoint whose every file is as it was written."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        files, leaves = dict(manifest["files"]), dict(manifest["leaves"])
+        if manifest["step"] != step:
+            raise _Damaged(f"{MANIFEST} is of step {manifest['step']}")
+    except FileNotFoundError:
+        raise _Damaged(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _Damaged(f"{MANIFEST} cannot be read") from None
+    for name, sha256 in files.items():
+        try:
+            if _file_sha256(folder / name) != sha256:
+                raise _Damaged(f"sha256 of {name} differs")
+        except FileNotFoundError:
+            raise _Damaged(f"{name} is missing") from None
+        except OSError as error:
+            raise _Damaged(f"{name} cannot be read: {error.strerror}") from None
+    return leaves
+
+
+def _read_state(folder: Path, saved: Mapping[str, str], like: PyTree, within: str) -> PyTree:
+    root = f"state{within}"
+    part = {name: kind for name, kind in saved.items() if re.match(rf"{re.escape(root)}([.\[]|$)", name)}
+    expected = named_leaves(like, within=within)
+    _check_fit(folder, part, {name: _describe(leaf) for name, leaf in expected.items()})
+    arrays = _read_arrays(folder / "state", expected)
+    placed = [_placed(arrays[name], leaf) for name, leaf in expected.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), placed)
+
+
+def _check_fit(folder: Path, saved: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    differing = [name for name in {**saved, **expected} if saved.get(name) != expected.get(name)]
+    if differing:
+        name = differing[0]
+        more = f" (and {len(differing) - 1} more differ)" if len(differing) > 1 else ""
+        raise RunFolderError(
+            f"{folder} does not fit this experiment: {name} is {saved.get(name, 'absent')} there and "
+            f"{expected.get(name, 'absent')} here{more}; use the configuration it was saved with, or another folder"
+        )
+
+
+def _placed(array: np.ndarray, like: Any) -> Any:
+    if isinstance(like, np.ndarray | np.generic):
+        return array
+    # An array that was free to move must stay so: committed to one device, it could not meet a sharded one under jit.
+    committed = getattr(like, "committed", True)
+    return jax.device_put(array, like.sharding if committed else None)
+
+
+def _write_arrays(folder: Path, leaves: Mapping[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
+    # orbax refuses empty arrays; their shape and dtype in the manifest say all there is to know.
+    arrays = {name: array for name, array in _on_host(leaves).items() if array.size}
+    if arrays:
+        with _quiet(), _disk_refusals(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
+            checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(arrays))
+
+
+def _read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items() if not np.prod(leaf.shape)}
+    item = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in expected.items() if name not in arrays}
+    if item:
+        restore = ocp.args.PyTreeRestore(
+            item=item,
+            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item},
+            partial_restore=True,
+        )
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
+            arrays |= checkpointer.restore(folder.absolute(), args=restore)
+    return arrays
+
+
+@contextlib.contextmanager
+def _disk_refusals() -> Iterator[None]:
+    """Gives the errors of orbax's storage layer, which come as ``ValueError``, their number back."""
+    report = sys.excepthook
+    sys.excepthook = functools.partial(_report_unless_straggler, report)
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), str(error)) from error
+    sys.excepthook = report  # Only after a success: stragglers outlive a failure.
+
+
+def _report_unless_straggler(
+    report: Callable[..., object], kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    # After a failed save orbax's other writes still end one by one, each reporting that its event loop is closed.
+    if str(error) != "Event loop is closed":
+        report(kind, error, traceback)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax's log lines and tracebacks off the terminal: its errors arrive as exceptions as well."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

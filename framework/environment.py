@@ -1,0 +1,41 @@
+"""Environments in batches, one episode after another."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from framework.interfaces import Environment
+from framework.types import Array, PyTree, TimeStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Batched:
+    """E copies of an environment that begin a new episode in the step that ends the last one.
+
+    The time step of an episode's end carries the reward, discount and ``last`` of the episode that ended, and
+    the first observation of the next.
+    """
+
+    environment: Environment
+    size: int
+
+    def reset(self, key: Array) -> tuple[PyTree, TimeStep]:
+        """States and first time steps of E new episodes."""
+        state, observation = jax.vmap(self.environment.reset)(jax.random.split(key, self.size))
+        zeros = jnp.zeros(self.size)
+        return state, TimeStep(observation=observation, reward=zeros, discount=zeros + 1.0, last=zeros > 0)
+
+    def step(self, key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        """One step of every environment, with actions [E]."""
+        return jax.vmap(self._step)(jax.random.split(key, self.size), state, action)
+
+    def _step(self, key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        step_key, reset_key = jax.random.split(key)
+        state, time_step = self.environment.step(step_key, state, action)
+        new_state, observation = self.environment.reset(reset_key)
+        state = jax.tree.map(lambda new, old: jnp.where(time_step.last, new, old), new_state, state)
+        shown = jnp.where(time_step.last, observation, time_step.observation)
+        return state, time_step.replace(observation=shown)

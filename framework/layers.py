@@ -1,0 +1,105 @@
+"""Layers that several networks are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from framework.types import Array
+
+
+def truncated_normal(stddev: float | None = None) -> nn.initializers.Initializer:
+    """Normal cut off at two standard deviations; ``stddev`` defaults to 1 / sqrt(fan_in)."""
+
+    def initialize(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
+        scale = shape[0] ** -0.5 if stddev is None else stddev
+        return scale * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
+
+    return initialize
+
+
+def linear(size: int, *, name: str | None = None, stddev: float | None = None) -> nn.Dense:
+    """A linear layer with truncated-normal weights and zero biases."""
+    return nn.Dense(size, kernel_init=truncated_normal(stddev), name=name)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them and none after the last: [..., D] to [..., sizes[-1]]."""
+
+    sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for index, size in enumerate(self.sizes):
+            x = linear(size, name=f"linear_{index}")(x if index == 0 else nn.relu(x))
+        return x
+
+
+class ActionEquivariantBlock(nn.Module):
+    """One layer shared by all actions that also sees their mean: relu(W [x_a, mean_a x]), [..., A, D] to [..., A, size].
+
+    Permuting the actions of the input permutes those of the output (Oh et al., 2025, Methods).
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        mean = jnp.broadcast_to(x.mean(axis=-2, keepdims=True), x.shape)
+        return nn.relu(linear(self.size, name="linear")(jnp.concatenate([x, mean], axis=-1)))
+
+
+def lstm_step(gates: Array, cell: Array) -> tuple[Array, Array]:
+    """LSTM cell from its summed gates [..., 4 H], ordered input, candidate, forget, output, and its cell [..., H].
+
+    c' = sigmoid(f + 1) c + sigmoid(i) tanh(g),  h' = sigmoid(o) tanh(c').
+
+    Returns:
+      The new hidden state and cell [..., H].
+    """
+    i, g, f, o = jnp.split(gates, 4, axis=-1)
+    cell = nn.sigmoid(f + 1.0) * cell + nn.sigmoid(i) * jnp.tanh(g)
+    return nn.sigmoid(o) * jnp.tanh(cell), cell
+
+
+class LSTMGates(nn.Module):
+    """The one linear map of an LSTM from its input and hidden state to its gates, in two parts.
+
+    Apart, so that the inputs' share (or the hidden state's, where many inputs meet one state) is computed once.
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self, input_size: int) -> tuple[Array, Array, Array]:
+        """The kernel's rows for the input [D, 4 H] and for the hidden state [H, 4 H], and the bias [4 H]."""
+        kernel = self.param("kernel", truncated_normal(), (input_size + self.size, 4 * self.size))
+        bias = self.param("bias", nn.initializers.zeros, (4 * self.size,))
+        return kernel[:input_size], kernel[input_size:], bias
+
+
+class LSTM(nn.Module):
+    """An LSTM over T steps whose state can be cleared before a step."""
+
+    size: int
+    reverse: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, reset: Array, carry: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        """From x [T, B, D], reset [T, B], carry (hidden, cell) [B, H] to hidden [T, B, H] and the last carry."""
+        of_input, of_hidden, bias = LSTMGates(self.size, name="gates")(x.shape[-1])
+
+        def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
+            gates, reset = inputs
+            hidden, cell = jax.tree.map(lambda s: jnp.where(reset[:, None], 0.0, s), carry)
+            hidden, cell = lstm_step(gates + hidden @ of_hidden, cell)
+            return (hidden, cell), hidden
+
+        carry, hidden = jax.lax.scan(step, carry, (x @ of_input + bias, reset), reverse=self.reverse)
+        return hidden, carry
+
+    def initial_carry(self, batch: int) -> tuple[Array, Array]:
+        return jnp.zeros((batch, self.size)), jnp.zeros((batch, self.size))

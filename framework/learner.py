@@ -1,0 +1,176 @@
+"""The one update of an agent, for every rule: targets once, then the gradient of the loss towards them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from framework.interfaces import Optimizer
+from framework.numbers import resolve
+from framework.types import Array, LearnerState, LossInputs, Outputs, Params, PyTree, RuleInputs, Trajectory
+from framework.update_rule import UpdateRule
+
+
+class Unrolls(Protocol):
+    """What the learner needs of a network; see `framework.agent.Network.unroll`."""
+
+    def unroll(
+        self, params: Params, observation: Array, last: Array, carry: PyTree, action: Array | None = None
+    ) -> Outputs: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """An update rule bound to a network and an optimizer.
+
+    Attributes:
+      rule: the update rule.
+      network: the agent's network.
+      optimizer: the agent's optimizer.
+      epochs: passes over the batch per update.
+      minibatches: parts into which a pass splits the B trajectories (never their T steps).
+    """
+
+    rule: UpdateRule
+    network: Unrolls
+    optimizer: Optimizer
+    epochs: int = 1
+    minibatches: int = 1
+
+    def init(self, params: Params, hyperparameters: dict[str, Array]) -> LearnerState:
+        """State of a newborn agent with the given parameters."""
+        return LearnerState(
+            params=params,
+            opt_state=self.optimizer.init(params),
+            target_params=params if self.rule.uses_target_network else None,
+            rule_carry=self.rule.initial_carry(),
+            hyperparameters=hyperparameters,
+            updates=jnp.zeros((), jnp.int32),
+        )
+
+    def rule_inputs(self, state: LearnerState, trajectory: Trajectory) -> RuleInputs:
+        """What the rule sees: the trajectory through the online and the target network."""
+        target_outputs = None
+        if self.rule.uses_target_network:
+            target_outputs = self._unroll(state.target_params, trajectory)
+        return RuleInputs(
+            outputs=self._unroll(state.params, trajectory),
+            target_outputs=target_outputs,
+            behaviour=trajectory.behaviour,
+            action=trajectory.action,
+            reward=trajectory.reward,
+            discount=trajectory.discount,
+            last=trajectory.last,
+            weight=trajectory.weight,
+            hyperparameters=state.hyperparameters,
+            progress=jnp.zeros(()),
+        )
+
+    def _unroll(self, params: Params, trajectory: Trajectory, action: Array | None = None) -> Outputs:
+        return self.network.unroll(params, trajectory.observation, trajectory.last, trajectory.carry, action)
+
+    def loss(
+        self, params: Params, trajectory: Trajectory, targets: dict[str, Array], hyperparameters: dict[str, Array]
+    ) -> tuple[Array, dict[str, Array]]:
+        """Weighted mean over steps of the loss terms [], and the mean of each term {name: []}."""
+        steps = trajectory.action.shape[0]
+        outputs, every_action = self._unroll(params, trajectory, trajectory.action), None
+        if any(term.every_action for term in self.rule.loss):
+            every_action = {k: v[:steps] for k, v in self._unroll(params, trajectory).items()}
+        weight = trajectory.weight
+        inputs = LossInputs(
+            outputs={name: output[:steps] for name, output in outputs.items()},
+            targets=targets,
+            every_action=every_action,
+            behaviour=trajectory.behaviour,
+            action=trajectory.action,
+            reward=trajectory.reward,
+            discount=trajectory.discount,
+            last=trajectory.last,
+            weight=weight,
+        )
+        normalizer = 1.0 / jnp.maximum(weight.sum(), 1.0)
+        terms = self.rule.loss_terms_per_step(inputs, hyperparameters)
+        means = {name: (weight * term).sum() * normalizer for name, term in terms.items()}
+        return sum(means.values(), start=jnp.zeros(())), means
+
+    def update(
+        self, meta_params: Params, state: LearnerState, trajectory: Trajectory, key: Array
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """One agent update.
+
+        The targets are computed once, from the parameters before the update; they are differentiable in the
+        meta-parameters and, through the predictions that the meta-network reads, in the parameters.
+
+        Args:
+          meta_params: the rule's parameters.
+          state: the learner's state.
+          trajectory: what to learn from [T, B].
+          key: decides how epochs are split into minibatches.
+
+        Returns:
+          The new state, and numbers to log {name: []}.
+        """
+        targets, rule_carry = self.rule.targets(meta_params, self.rule_inputs(state, trajectory), state.rule_carry)
+        learning_rate = resolve(self.optimizer.learning_rate, state.hyperparameters)
+
+        def descend(carry: tuple[Params, PyTree], part: tuple[Trajectory, dict[str, Array]]) -> tuple:
+            params, opt_state = carry
+            gradient, terms = jax.grad(self.loss, has_aux=True)(params, *part, state.hyperparameters)
+            change, opt_state = self.optimizer.update(gradient, opt_state, params, learning_rate)
+            norms = {"gradient_norm": _norm(gradient), "update_norm": _norm(change)}
+            return (jax.tree.map(jnp.add, params, change), opt_state), {**terms, **norms}
+
+        carry, parts = (state.params, state.opt_state), (trajectory, targets)
+        if self.epochs == self.minibatches == 1:
+            (params, opt_state), metrics = descend(carry, parts)
+        else:
+            (params, opt_state), metrics = self._scan_minibatches(descend, carry, parts, key)
+        return (
+            LearnerState(
+                params=params,
+                opt_state=opt_state,
+                target_params=self._moved_target_params(state),
+                rule_carry=rule_carry,
+                hyperparameters=state.hyperparameters,
+                updates=state.updates + 1,
+            ),
+            metrics,
+        )
+
+    def _moved_target_params(self, state: LearnerState) -> Params | None:
+        """The target parameters, moved once per update towards the parameters from before it."""
+        decay = self.rule.target_decay
+        if decay is None:
+            return None
+        return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.target_params, state.params)
+
+    def _scan_minibatches(self, descend, carry, parts, key):  # type: ignore[no-untyped-def]
+        """Runs ``descend`` over shuffled minibatches of every epoch; metrics are their means."""
+        batch = parts[0].action.shape[1]
+        size = batch // self.minibatches
+        order = jax.vmap(lambda k: jax.random.permutation(k, batch))(jax.random.split(key, self.epochs))
+        order = order[:, : size * self.minibatches].reshape(self.epochs * self.minibatches, size)
+
+        def step(carry, columns):  # type: ignore[no-untyped-def]
+            return descend(carry, select_trajectories(parts, columns))
+
+        carry, metrics = jax.lax.scan(step, carry, order)
+        return carry, jax.tree.map(jnp.mean, metrics)
+
+
+def select_trajectories(
+    parts: tuple[Trajectory, dict[str, Array]], columns: Array
+) -> tuple[Trajectory, dict[str, Array]]:
+    """The trajectories (and their targets) of the given columns of the batch axis."""
+    trajectory, targets = parts
+    timed = jax.tree.map(lambda x: x[:, columns], (trajectory.replace(carry=()), targets))
+    carry = jax.tree.map(lambda x: x[columns], trajectory.carry)
+    return timed[0].replace(carry=carry), timed[1]
+
+
+def _norm(tree: PyTree) -> Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))

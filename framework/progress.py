@@ -1,0 +1,142 @@
+"""Progress of a run: a bar in a terminal, now and then a plain line elsewhere, with the same figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol, Self, TextIO
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What is shown of a run; ``None`` is not known yet."""
+
+    step: int
+    total: int
+    episode_return: float | None = None
+    env_steps_per_second: float | None = None
+    seconds_left: float | None = None
+
+    def texts(self) -> list[str]:
+        """The figures known, each with its unit."""
+        texts = [f"step {self.step:,}/{self.total:,}"]
+        if self.episode_return is not None:
+            texts.append(f"return {self.episode_return:.4g}")
+        if self.env_steps_per_second is not None:
+            texts.append(f"{self.env_steps_per_second:,.0f} steps/s")
+        if self.seconds_left is not None:
+            texts.append(f"{datetime.timedelta(seconds=round(self.seconds_left))} left")
+        return texts
+
+
+class _Display(Protocol):
+    interval: float
+
+    def show(self, figures: Figures) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Progress:
+    """Shows how far a run is, from `update`; a context manager.
+
+    Args:
+      total: steps of the run.
+      description: what is running.
+      initial: step the run continues from.
+      stream: where to; standard output by default.
+      clock: seconds, from any origin.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        description: str,
+        initial: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        stream = sys.stdout if stream is None else stream
+        in_terminal = stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._display: _Display = _Bar(description, total, stream) if in_terminal else _Lines(description, stream)
+        self._figures = self._shown = Figures(initial, total)
+        self._clock = clock
+        self._next_show = clock()
+        self._first: tuple[int, float] | None = None
+
+    def update(
+        self, step: int, *, episode_return: float | None = None, env_steps_per_second: float | None = None
+    ) -> None:
+        """Notes the step reached, and shows it if it is time to; a figure left out keeps its last value."""
+        now = self._clock()
+        # Counted from the first update on: what came before was compilation.
+        self._first = self._first or (step, now)
+        given = {"episode_return": episode_return, "env_steps_per_second": env_steps_per_second}
+        self._figures = dataclasses.replace(
+            self._figures,
+            step=step,
+            seconds_left=self._seconds_left(step, now),
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        if now >= self._next_show:
+            self._show()
+            self._next_show = now + self._display.interval
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown != self._figures:
+            self._show()
+        self._display.close()
+
+    def _show(self) -> None:
+        self._display.show(self._figures)
+        self._shown = self._figures
+
+    def _seconds_left(self, step: int, now: float) -> float | None:
+        assert self._first is not None
+        first_step, first_time = self._first
+        if step <= first_step:
+            return None
+        return (self._figures.total - step) * (now - first_time) / (step - first_step)
+
+
+class _Lines:
+    interval = 10.0
+
+    def __init__(self, description: str, stream: TextIO) -> None:
+        self._description = description
+        self._stream = stream
+
+    def show(self, figures: Figures) -> None:
+        print(f"{self._description}: {', '.join(figures.texts())}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    interval = 0.2
+
+    def __init__(self, description: str, total: int, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[figures]}"))
+        # Refreshed by hand: rich's own thread would wake up in the middle of every step.
+        self._bar = RichProgress(*columns, console=Console(file=stream), auto_refresh=False)
+        self._task = self._bar.add_task(description, total=total, figures="")
+        self._bar.start()
+
+    def show(self, figures: Figures) -> None:
+        self._bar.update(self._task, completed=figures.step, figures="  ".join(figures.texts()), refresh=True)
+
+    def close(self) -> None:
+        self._bar.stop()

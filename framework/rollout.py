@@ -1,0 +1,66 @@
+"""Acting: unrolls of a policy in its environments."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from framework.agent import Network
+from framework.environment import Batched
+from framework.statistics import count_step, initial_statistics
+from framework.types import ActorState, Array, Params, TimeStep, Trajectory
+
+
+def initial_actor(network: Network, environments: Batched, key: Array) -> ActorState:
+    """An agent at the start of an episode in each of its environments."""
+    env_state, time_step = environments.reset(key)
+    carry = network.initial_carry(environments.size)
+    return ActorState(
+        env_state=env_state, time_step=time_step, carry=carry, statistics=initial_statistics(environments.size)
+    )
+
+
+def act(
+    network: Network, environments: Batched, params: Params, actor: ActorState, key: Array
+) -> tuple[ActorState, tuple[Array, Array]]:
+    """One step with sampled actions.
+
+    Returns:
+      The actor after the step, the actions [E] and the logits they were drawn from [E, A].
+    """
+    act_key, env_key = jax.random.split(key)
+    logits, carry = network.policy(params, actor.time_step.observation, actor.carry)
+    action = jax.random.categorical(act_key, logits)
+    env_state, time_step = environments.step(env_key, actor.env_state, action)
+    after = ActorState(
+        env_state=env_state,
+        time_step=time_step,
+        carry=network.cleared(carry, time_step.last),
+        statistics=count_step(actor.statistics, time_step.reward, time_step.last),
+    )
+    return after, (action, logits)
+
+
+def unroll(
+    network: Network, environments: Batched, params: Params, actor: ActorState, key: Array, steps: int
+) -> tuple[ActorState, Trajectory]:
+    """Acts for T steps with sampled actions.
+
+    Returns:
+      The actor after the steps, and the trajectory, whose last observation is the next one's first.
+    """
+
+    def step(actor: ActorState, key: Array) -> tuple[ActorState, tuple[Array, TimeStep, Array, Array]]:
+        after, (action, logits) = act(network, environments, params, actor, key)
+        return after, (actor.time_step.observation, after.time_step.replace(observation=()), action, logits)
+
+    after, (observation, time_step, action, logits) = jax.lax.scan(step, actor, jax.random.split(key, steps))
+    return after, Trajectory(
+        observation=jnp.concatenate([observation, after.time_step.observation[None]]),
+        action=action,
+        reward=time_step.reward,
+        discount=time_step.discount,
+        last=time_step.last,
+        behaviour=logits,
+        carry=actor.carry,
+    )

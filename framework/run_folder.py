@@ -1,0 +1,178 @@
+"""The folder of one run: what was run, where its files are, who is writing, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from framework.storage import RunFolderError, disk_errors, strict_json, write_atomically
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "rulespace")
+_OUR_HIDDEN_FILE = re.compile(r"\.lock|\..+\.saving")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """One run's folder; looking at it changes nothing, writing begins with `claimed`.
+
+    Raises:
+      RunFolderError: when the folder is another's, in use, damaged or refused by the disk; with what to do about it.
+    """
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Holds one folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def learning_curve(self) -> Path:
+        """The picture of the training returns."""
+        return self.path / "learning_curve.png"
+
+    def command(self) -> dict[str, Any] | None:
+        """``command.json``: ``config_hash``, ``seed`` and every start in ``starts``; ``None`` before the first."""
+        return _read_json(self.path / "command.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """How the run ended; ``None`` while it has not."""
+        return _read_json(self.path / "result.json")
+
+    def saved_config_hash(self) -> str | None:
+        """Hash of the configuration the folder was started with; it leaves out the seed, see `saved_seed`."""
+        command = self.command()
+        return None if command is None else command["config_hash"]
+
+    def saved_seed(self) -> int | None:
+        """Seed the folder was started with."""
+        command = self.command()
+        return None if command is None else command["seed"]
+
+    def saved_config_text(self) -> str | None:
+        """The replayable configuration of the latest start; ``None`` before the first."""
+        path = self.path / "config.gin"
+        with disk_errors(f"read {path}"):
+            return path.read_text() if path.is_file() else None
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Makes the folder, if need be, and keeps every other process from writing to it.
+
+        The kernel holds the claim: it ends with the process, however that ends.
+        """
+        with disk_errors(f"use {self.path} as a run folder"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign_files()
+            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            with disk_errors(f"lock {self.path}"):
+                self._lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def start(
+        self, *, config: str, operative_config: str, config_hash: str, seed: int, arguments: Sequence[str]
+    ) -> None:
+        """Records a start or a resume of the run; the caller has claimed the folder and compared the hashes.
+
+        Earlier starts stay on record. An earlier result goes: the run it was about is no longer at its end.
+
+        Args:
+          config: everything, replayable.
+          operative_config: what of it was used.
+          config_hash: identity of the experiment without its seed.
+          seed: of the run.
+          arguments: the command line.
+        """
+        earlier = self.command()
+        starts = [*(earlier["starts"] if earlier else []), _describe_start(arguments)]
+        command = {"config_hash": config_hash, "seed": seed, "starts": starts}
+        with disk_errors(f"write to {self.path}"):
+            # command.json first: it is what makes the folder ours.
+            write_atomically(self.path / "command.json", strict_json(command, indent=2).encode())
+            write_atomically(self.path / "config.gin", config.encode())
+            write_atomically(self.path / "config.operative.gin", operative_config.encode())
+            (self.path / "result.json").unlink(missing_ok=True)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes ``result.json``, the last file of a run."""
+        path = self.path / "result.json"
+        with disk_errors(f"write {path}"):
+            write_atomically(path, strict_json(result, indent=2).encode())
+
+    def _refuse_foreign_files(self) -> None:
+        names = sorted(path.name for path in self.path.iterdir() if not _OUR_HIDDEN_FILE.fullmatch(path.name))
+        if names and "command.json" not in names:
+            raise RunFolderError(
+                f"{self.path} holds other files ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) and no run; "
+                "choose an empty or a new folder with --workdir"
+            )
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+            raise RunFolderError(
+                f"{self.path} is in use by {owner}; wait until it ends, or choose another folder with --workdir"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        with disk_errors(f"read {path}"):
+            return json.loads(path.read_bytes()) if path.is_file() else None
+    except ValueError:
+        raise RunFolderError(f"{path} is not JSON: it was damaged; put back a sound copy") from None
+
+
+def _describe_start(arguments: Sequence[str]) -> dict[str, Any]:
+    import jax
+
+    return {
+        "arguments": list(arguments),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "source": _source(Path(__file__).resolve().parents[1]),
+        "host": socket.gethostname(),
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _source(root: Path) -> dict[str, Any] | None:
+    """Commit of the checkout this code runs from, and whether it was changed since; ``None`` outside a checkout."""
+    top, commit = _git(root, "rev-parse", "--show-toplevel"), _git(root, "rev-parse", "--verify", "HEAD")
+    if top is None or commit is None or Path(top) != root:
+        return None
+    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

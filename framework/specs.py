@@ -1,0 +1,25 @@
+"""Shapes and sizes that networks and rules are built for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentSpec:
+    """What an agent must know of an environment.
+
+    Attributes:
+      observation_shape: of one observation, without batch axes.
+      num_actions: number of discrete actions.
+      observation_dtype: its NumPy name.
+    """
+
+    observation_shape: tuple[int, ...]
+    num_actions: int
+    observation_dtype: str = "float32"
+
+    @property
+    def observation_size(self) -> int:
+        return math.prod(self.observation_shape)

@@ -1,0 +1,81 @@
+"""Writes files whole or not at all, and says in words what a disk refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class RunFolderError(Exception):
+    """What is wrong with a run folder and what to do about it, in one sentence."""
+
+
+_DISK_FULL = "the disk is full; free some space and run the same command again, it continues from the last checkpoint"
+_READ_ONLY = "it cannot be written to; choose a folder that can be with --workdir"
+_NOT_A_FOLDER = "there is a file where a folder should be; move it away or choose another folder with --workdir"
+_REASONS = {
+    errno.ENOSPC: _DISK_FULL,
+    errno.EDQUOT: _DISK_FULL,
+    errno.EFBIG: "the file is larger than this disk or this shell's `ulimit -f` allows; raise the limit",
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
+    errno.ENOTDIR: _NOT_A_FOLDER,
+    errno.EEXIST: _NOT_A_FOLDER,
+}
+
+
+@contextlib.contextmanager
+def disk_errors(action: str) -> Iterator[None]:
+    """Turns an ``OSError`` into a `RunFolderError`: ``cannot <action>: <why>; <what to do>``."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise RunFolderError(f"cannot {action}: {reason}") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file so that a kill or a power cut leaves the old content or the new, never a mixture."""
+    temporary = path.with_name(f".{path.name}.saving")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def strict_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader accepts: NaN and infinities, which JSON lacks, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

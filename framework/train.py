@@ -1,0 +1,145 @@
+"""Training: an agent acts, remembers, and learns with its update rule; one state in, one state out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from framework import keys, statistics
+from framework.agent import Network
+from framework.environment import Batched
+from framework.experiment import Experiment
+from framework.keys import Role
+from framework.learner import Learner
+from framework.rollout import initial_actor, unroll
+from framework.types import ActorState, AgentState, Array, LearnerState, Params, TrainState, Trajectory
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """An experiment bound to its environments and networks; holds no state."""
+
+    experiment: Experiment
+
+    @functools.cached_property
+    def task(self) -> str:
+        return self.experiment.suite.tasks()[0]
+
+    @functools.cached_property
+    def environments(self) -> Batched:
+        return Batched(self.experiment.suite.environment(self.task), self.experiment.num_environments)
+
+    @functools.cached_property
+    def network(self) -> Network:
+        return self.experiment.agent.network(self.experiment.rule, self.environments.environment.spec)
+
+    @functools.cached_property
+    def learner(self) -> Learner:
+        e = self.experiment
+        return Learner(e.rule, self.network, e.agent.optimizer, epochs=e.epochs, minibatches=e.minibatches)
+
+    @property
+    def warm_up_unrolls(self) -> int:
+        """Unrolls before the first update, until the replay holds a batch."""
+        return self.experiment.replay.warm_up_unrolls(self.experiment.num_environments)
+
+    def env_steps(self, step: int) -> int:
+        """Environment steps taken after a number of updates, those before the first one included."""
+        unrolls = step + self.warm_up_unrolls
+        return unrolls * self.experiment.num_environments * self.experiment.trajectory_length
+
+    def example_trajectory(self) -> Trajectory:
+        """Shapes of one unroll's trajectory; nothing is computed."""
+        return jax.eval_shape(lambda key: self._act(*self._newborn(key), key)[1], jax.random.key(0))
+
+    def initial_meta_params(self, key: Array) -> Params:
+        """Meta-parameters drawn at random; ``{}`` for a static rule."""
+        learner, actor = self._newborn(key)
+        _, trajectory = self._act(learner, actor, key)
+        return self.experiment.rule.init(key, self.learner.rule_inputs(learner, trajectory))
+
+    def init(self) -> TrainState:
+        """The state before the first update: a newborn agent, its replay filled as far as a batch needs.
+
+        Raises:
+          components.weights.WeightsError: where the rule's weights cannot be had.
+        """
+        root = keys.root_key(self.experiment.seed)
+        initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
+        meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
+        agent, metrics = jax.jit(self._initial_agent)(root)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            root_key=root,
+            meta_params=jax.tree.map(jnp.asarray, meta_params),
+            agent=agent,
+            metrics=metrics,
+        )
+
+    def _newborn(self, key: Array) -> tuple[LearnerState, ActorState]:
+        params_key, reset_key = jax.random.split(key)
+        hyperparameters = {k: jnp.asarray(v, jnp.float32) for k, v in self.experiment.hyperparameters().items()}
+        learner = self.learner.init(self.network.init(params_key), hyperparameters)
+        return learner, initial_actor(self.network, self.environments, reset_key)
+
+    def _initial_agent(self, root: Array) -> tuple[AgentState, dict[str, Array]]:
+        learner, actor = self._newborn(keys.role_key(root, Role.PARAMS))
+        replay = self.experiment.replay.init(self.example_trajectory())
+
+        def act(step: Array, carry: tuple) -> tuple:
+            actor, replay = carry
+            actor, trajectory = self._act(learner, actor, keys.step_key(root, step, Role.WARM_UP))
+            return actor, self.experiment.replay.insert(replay, trajectory)
+
+        actor, replay = jax.lax.fori_loop(0, self.warm_up_unrolls, act, (actor, replay))
+        agent = AgentState(learner=learner, actor=actor, replay=replay)
+        _, metrics = jax.eval_shape(self._agent_step, self._meta_params_shapes(), agent, root, jnp.zeros((), jnp.int32))
+        return agent, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+
+    def _meta_params_shapes(self) -> Params:
+        return jax.eval_shape(self.initial_meta_params, jax.random.key(0))
+
+    def _act(self, learner: LearnerState, actor: ActorState, key: Array) -> tuple[ActorState, Trajectory]:
+        length = self.experiment.trajectory_length
+        return unroll(self.network, self.environments, learner.params, actor, key, length)
+
+    def _agent_step(
+        self, meta_params: Params, agent: AgentState, root: Array, step: Array
+    ) -> tuple[AgentState, dict[str, Array]]:
+        """One round of acting, remembering, learning; with the numbers to log {name: []}."""
+        replay = self.experiment.replay
+        actor, fresh = self._act(agent.learner, agent.actor, keys.step_key(root, step, Role.ACT))
+        memory = replay.insert(agent.replay, fresh)
+        batch = replay.sample(memory, keys.step_key(root, step, Role.REPLAY), fresh)
+        minibatch_key = keys.step_key(root, step, Role.MINIBATCHES)
+        learner, losses = self.learner.update(meta_params, agent.learner, batch, minibatch_key)
+        episodes, statistics_ = statistics.read(actor.statistics)
+        metrics = {f"loss/{name}": value for name, value in losses.items()}
+        metrics |= {f"episode/{name}": value for name, value in episodes.items()} | {"updates": jnp.ones(())}
+        return AgentState(learner=learner, actor=actor.replace(statistics=statistics_), replay=memory), metrics
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def steps(self, state: TrainState, count: Array) -> TrainState:
+        """The state after a number of updates; metrics are summed up in it."""
+
+        def body(_: Array, state: TrainState) -> TrainState:
+            agent, metrics = self._agent_step(state.meta_params, state.agent, state.root_key, state.step)
+            summed = jax.tree.map(jnp.add, state.metrics, metrics)
+            return state.replace(step=state.step + 1, agent=agent, metrics=summed)
+
+        return jax.lax.fori_loop(0, count, body, state)
+
+
+def read_metrics(state: TrainState) -> tuple[TrainState, dict[str, float]]:
+    """Means since the last reading, and a state that starts to sum anew."""
+    sums = {name: float(value) for name, value in jax.device_get(state.metrics).items()}
+    updates, episodes = max(sums.pop("updates"), 1.0), sums.pop("episode/completed")
+    means = {"episode/completed": episodes}
+    for name, key in (("return", "episode/return_sum"), ("length", "episode/length_sum")):
+        total = sums.pop(key)
+        means[f"episode/{name}"] = total / episodes if episodes else float("nan")
+    means |= {name: value / updates for name, value in sums.items()}
+    return state.replace(metrics=jax.tree.map(jnp.zeros_like, state.metrics)), means
