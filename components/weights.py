@@ -14,12 +14,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from framework.errors import UserError
 from framework.meta_network import MetaNetwork
 from framework.registry import component
 from framework.types import Params
 
 
-class WeightsError(Exception):
+class WeightsError(UserError):
     """Meta-parameters that cannot be had, with what to do about it."""
 
 

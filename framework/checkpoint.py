@@ -7,21 +7,19 @@ kill at any instant leaves a complete checkpoint or none. One process saves; sev
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
-import logging
+import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from framework.storage import RunFolderError, disk_errors, sync_folder, write_atomically
@@ -78,6 +76,7 @@ class Checkpoints:
         leaves = named_leaves(state)
         with disk_errors(f"save {final}"):
             try:
+                shutil.rmtree(saving, ignore_errors=True)
                 saving.mkdir(parents=True)
                 _write_arrays(saving / "state", leaves)
                 _write_manifest(saving, step, leaves)
@@ -118,21 +117,22 @@ def restore_newest(
     Raises:
       RunFolderError: if all checkpoints are damaged, or the state does not fit ``like``.
     """
-    damages: dict[int, _Damaged] = {}
+    damages: dict[int, str] = {}
     for step in reversed(_steps(folder)):
         try:
             leaves = _verified_leaves(folder / str(step), step)
         except _Damaged as damage:
-            damages[step] = damage
+            damages[step] = str(damage)
             continue
-        for other, damage in damages.items():
-            warn(f"{folder.name}/{other} is damaged ({damage}); using {folder.name}/{step}")
+        for other, reason in damages.items():
+            warn(f"{folder.name}/{other} is damaged ({reason}); using {folder.name}/{step}")
         return step, _read_state(folder / str(step), leaves, like, within)
     if not damages:
         return None
-    reasons = "; ".join(f"{step}: {damage}" for step, damage in damages.items())
+    reasons = "; ".join(f"{step}: {reason}" for step, reason in damages.items())
     raise RunFolderError(
-        f"every checkpoint in {folder} is damaged ({reasons}); put back a sound copy, or remove the folder to start over"
+        f"every checkpoint in {folder} is damaged ({reasons}); "
+        "put back a sound copy, or remove that folder to start from step 0"
     )
 
 
@@ -157,9 +157,8 @@ def _describe(leaf: Any) -> str:
 
 def _on_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for name, leaf in leaves.items():
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic) or jax.dtypes.issubdtype(
-            leaf.dtype, jax.dtypes.prng_key
-        ):
+        is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
+        if not is_array or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise TypeError(f"{name} is {kind}: a state holds arrays only, keys as their key data")
     return {name: np.asarray(array) for name, array in jax.device_get(dict(leaves)).items()}
@@ -238,63 +237,21 @@ def _placed(array: np.ndarray, like: Any) -> Any:
 
 
 def _write_arrays(folder: Path, leaves: Mapping[str, Any]) -> None:
-    import orbax.checkpoint as ocp
+    from framework.orbax_arrays import write_arrays
 
     # orbax refuses empty arrays; their shape and dtype in the manifest say all there is to know.
     arrays = {name: array for name, array in _on_host(leaves).items() if array.size}
     if arrays:
-        with _quiet(), _disk_refusals(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
-            checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(arrays))
+        write_arrays(folder, arrays)
 
 
 def _read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
+    from framework.orbax_arrays import read_arrays
 
-    arrays = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items() if not np.prod(leaf.shape)}
-    item = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in expected.items() if name not in arrays}
-    if item:
-        restore = ocp.args.PyTreeRestore(
-            item=item,
-            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in item},
-            partial_restore=True,
-        )
-        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as checkpointer:
-            arrays |= checkpointer.restore(folder.absolute(), args=restore)
-    return arrays
+    empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items() if not math.prod(leaf.shape)}
+    kinds = {name: _kind(leaf) for name, leaf in expected.items() if name not in empty}
+    return {**empty, **(read_arrays(folder, kinds) if kinds else {})}
 
 
-@contextlib.contextmanager
-def _disk_refusals() -> Iterator[None]:
-    """Gives the errors of orbax's storage layer, which come as ``ValueError``, their number back."""
-    report = sys.excepthook
-    sys.excepthook = functools.partial(_report_unless_straggler, report)
-    try:
-        yield
-    except ValueError as error:
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), str(error)) from error
-    sys.excepthook = report  # Only after a success: stragglers outlive a failure.
-
-
-def _report_unless_straggler(
-    report: Callable[..., object], kind: type[BaseException], error: BaseException, traceback: TracebackType | None
-) -> None:
-    # After a failed save orbax's other writes still end one by one, each reporting that its event loop is closed.
-    if str(error) != "Event loop is closed":
-        report(kind, error, traceback)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps orbax's log lines and tracebacks off the terminal: its errors arrive as exceptions as well."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _kind(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
+
+from framework.errors import UserError
 
 COMMAND_LINE = "command line"
 
@@ -22,7 +23,7 @@ class Mistake:
         return f"{self.file}:{self.line}: {self.message}" if has_line else f"{self.file}: {self.message}"
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A config that cannot be used: all its mistakes, sorted by file and line."""
 
     def __init__(self, mistakes: Iterable[Mistake]) -> None:
@@ -47,15 +48,3 @@ class Place:
 
     def __str__(self) -> str:
         return f"{COMMAND_LINE}: {self.argument}" if self.argument else f"{self.file}:{self.line}"
-
-
-def closest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that ``name`` is most likely a misspelling of, if any is close."""
-    lowered = {candidate.lower(): candidate for candidate in sorted(candidates, reverse=True) if candidate != name}
-    matches = difflib.get_close_matches(name.lower(), lowered, n=1)
-    return lowered[matches[0]] if matches else None
-
-
-def did_you_mean(guess: str | None) -> str:
-    """The end of a message: empty without a guess."""
-    return f" Did you mean '{guess}'?" if guess else ""

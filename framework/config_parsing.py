@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 from gin import config_parser
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
-from framework.config_mistakes import Mistake, closest, did_you_mean
+from framework.config_mistakes import Mistake
+from framework.errors import closest, did_you_mean
 
 Statement: TypeAlias = BindingStatement | BlockDeclaration | ImportStatement | IncludeStatement
 
@@ -92,7 +93,7 @@ class _Delegate(config_parser.ParserDelegate):
         return Unreadable() if macro_name == _UNREADABLE else Macro(macro_name)
 
 
-class _Parser(config_parser.ConfigParser):  # type: ignore[misc]
+class _Parser(config_parser.ConfigParser):
     """gin's parser, with the line of every reference, reading its first token only when asked for a statement."""
 
     def __init__(self, text: str) -> None:
@@ -130,6 +131,9 @@ def _explain(error: SyntaxError | tokenize.TokenError, parser: _Parser, lines: l
     )
     if never_closed:
         return start, "a bracket that opens here is never closed", start
+    if text.startswith("Expected indentation"):
+        head = next((at for at in range(line - 1, 0, -1) if lines[at - 1].rstrip().endswith(":")), line)
+        return head, f"'{lines[head - 1].strip()}' opens a block: indent the bindings below it", head
     if word := _BARE_WORD.search(text):
         return line, _bare_word(word[1]), start
     if text.startswith("Expected newline"):
@@ -152,7 +156,8 @@ def _bare_word(word: str) -> str:
 
 
 def _repair(lines: list[str], start: int) -> None:
-    """Makes a broken binding readable, without its value; anything else is blanked, line by line."""
+    """Makes a broken binding readable, without its value, and blanks anything else: every call leaves less to read."""
+    start = next(line for line in (*range(start, 0, -1), *range(start, len(lines) + 1)) if lines[line - 1].strip())
     binding = _BINDING.match(lines[start - 1])
     repaired = f"{binding[1]}{binding[2]} = %{_UNREADABLE}" if binding else ""
     lines[start - 1] = repaired if lines[start - 1] != repaired else ""

@@ -9,7 +9,8 @@ from typing import Any
 import gin
 
 from framework import registry
-from framework.config_mistakes import Mistake, Place, closest, did_you_mean
+from framework.config_mistakes import Mistake, Place
+from framework.errors import closest, did_you_mean
 from framework.config_parsing import Macro, Reference, Unreadable, references
 from framework.config_reading import Definition, Key, Reading, guess_selector
 from framework.config_values import Argument, Mismatch, Node, coerce
@@ -107,11 +108,11 @@ class Plan:
         return value, place
 
     def _expand_macro(self, macro: Macro, place: Place) -> tuple[Any, Place]:
-        for constant in _constants(macro.name):
-            if constant is not gin.REQUIRED:
-                return constant, place
-            what = f"--gin.{self._macros[-1]}=VALUE" if self._macros else "a value"
-            self._wrong(place.at(macro.line), f"a value is required here: set it in a later file or with {what}")
+        if constants := _constants(macro.name):
+            if constants[0] is not gin.REQUIRED:
+                return constants[0], place
+            advice = f" or with --gin.{self._macros[-1]}=VALUE" if self._macros else ""
+            self._wrong(place.at(macro.line), f"a value is required here: set it in a later file{advice}")
             return Unreadable(), place
         name = macro.name if Key("", "", macro.name) in self.effective else self._guess_macro(macro.name)
         if name is None or name in self._macros:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
 from framework import registry
-from framework.config_mistakes import COMMAND_LINE, Mistake, Place, closest, did_you_mean
+from framework.config_mistakes import COMMAND_LINE, Mistake, Place
+from framework.errors import closest, did_you_mean
 from framework.config_parsing import Reference, parse, references
 
 _BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")

@@ -16,9 +16,10 @@ import gin
 from framework import registry
 from framework.config_parsing import Macro, Reference
 from framework.config_reading import Key
-from framework.config_values import Node
+from framework.config_values import Argument, Node
 
 _LINE_LENGTH = 100
+_UNSET = Argument("(not set)", None)  # A class that is passed on may leave parameters to whoever calls it.
 
 
 def format_value(value: Any, reference: Callable[[Node], str] = str) -> str:
@@ -111,8 +112,8 @@ def differences(left: Node, right: Node, *, identity_only: bool = False) -> list
 
 def _compare_nodes(left: Node, right: Node, path: str, identity_only: bool) -> Iterator[str]:
     for name in dict.fromkeys((*left.arguments, *right.arguments)):
-        here, there = left.arguments.get(name), right.arguments.get(name)
-        if here is not None and there is not None and not (identity_only and not here.identity):
+        here, there = left.arguments.get(name, _UNSET), right.arguments.get(name, _UNSET)
+        if not identity_only or (here.identity and there.identity):
             yield from _compare(here.value, there.value, f"{path}.{name}" if path else name, identity_only)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from framework import interfaces, registry
-from framework.config_mistakes import Place, closest, did_you_mean
+from framework.config_mistakes import Place
+from framework.errors import closest, did_you_mean
 from framework.config_parsing import Unreadable
 
 _SEQUENCES = (tuple, list, collections.abc.Sequence)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +14,13 @@ from framework.storage import disk_errors, write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Point = tuple[int, int, float]
-"""Step, environment steps, mean episode return."""
+Point = Sequence[float | None]
+"""Step, environment steps, mean episode return (``None`` or NaN: not known)."""
+
+Line = list[tuple[float, float]]
 
 _INK, _FAINT = "#333333", "#dddddd"
-_LABEL_HEIGHT = 0.17  # inches
+_LABEL_HEIGHT, _MARGINS = 0.17, 1.2  # inches
 
 
 def draw_learning_curve(path: Path, returns: Mapping[str, Sequence[Point]], *, title: str) -> None:
@@ -26,7 +29,7 @@ def draw_learning_curve(path: Path, returns: Mapping[str, Sequence[Point]], *, t
     Raises:
       RunFolderError: when the disk refuses.
     """
-    lines = {task: [(step, value) for step, _, value in points] for task, points in returns.items()}
+    lines = {task: _known((step, value) for step, _, value in points) for task, points in returns.items()}
     _draw(path, lines, title=title, unit="step")
 
 
@@ -36,33 +39,31 @@ def draw_comparison(path: Path, runs: Mapping[str, Sequence[Point]], *, title: s
     Raises:
       RunFolderError: when the disk refuses.
     """
-    lines = {label: [(env_steps, value) for _, env_steps, value in points] for label, points in runs.items()}
+    lines = {label: _known((env_steps, value) for _, env_steps, value in points) for label, points in runs.items()}
     _draw(path, lines, title=title, unit="environment steps")
 
 
-def _draw(path: Path, lines: Mapping[str, Sequence[tuple[int, float]]], *, title: str, unit: str) -> None:
+def _draw(path: Path, lines: Mapping[str, Line], *, title: str, unit: str) -> None:
     # The object API: pyplot would keep every figure in a global list and may look for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    finite = {label: _finite(points) for label, points in lines.items()}
-    drawn = {label: points for label, points in finite.items() if points}
-    figure = Figure(figsize=(8.0, max(4.5, 1.2 + _LABEL_HEIGHT * len(drawn))), dpi=150, layout="constrained")
+    drawn = {label: points for label, points in lines.items() if points}
+    height = max(3.3, _LABEL_HEIGHT * len(drawn))
+    figure = Figure(figsize=(8.0, height + _MARGINS), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     _style(axes, title=title, unit=unit)
     if drawn:
-        _draw_lines(axes, drawn)
+        _draw_lines(axes, drawn, height=height)
     else:
         axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=_INK, fontsize=12)
     picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture)
+    figure.savefig(picture, format="png")
     with disk_errors(f"write {path}"):
         write_atomically(path, picture.getvalue())
 
 
-def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Leaves out points whose return is not known: NaN, or null in a result."""
-    return [(x, y) for x, y in points if y is not None and math.isfinite(y)]
+def _known(points: Iterable[tuple[float | None, float | None]]) -> Line:
+    return [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(y)]
 
 
 def _style(axes: Axes, *, title: str, unit: str) -> None:
@@ -79,15 +80,14 @@ def _style(axes: Axes, *, title: str, unit: str) -> None:
     axes.spines[["left", "bottom"]].set(linewidth=0.6, color="#999999")
 
 
-def _draw_lines(axes: Axes, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    """Draws the lines, each with its name at its end."""
+def _draw_lines(axes: Axes, lines: Mapping[str, Line], *, height: float) -> None:
+    """Draws the lines, each with its name at its end, on axes of a height in inches."""
     colors = _colors(len(lines))
     for (_, points), color in zip(lines.items(), colors, strict=True):
         axes.plot(*zip(*points, strict=True), color=color, linewidth=1.6, marker="o" if len(points) == 1 else None)
     axes.margins(x=0.02)
-    # Inches from the axes' foot, so that names keep a line's distance whatever the scale.
+    # In inches from the axes' foot: names keep a line's distance whatever the scale.
     low, high = axes.get_ylim()
-    height = axes.get_figure().get_figheight() - 1.2
     ends = [(points[-1][1] - low) / (high - low) * height for points in lines.values()]
     for label, color, place in zip(lines, colors, _spread(ends, _LABEL_HEIGHT, height), strict=True):
         axes.annotate(
@@ -109,7 +109,7 @@ def _spread(places: Sequence[float], gap: float, height: float) -> list[float]:
     """Moves places apart to at least ``gap``, in the same order, and none above ``height`` where they fit."""
     order = sorted(range(len(places)), key=places.__getitem__)
     spread = list(places)
-    for below, above in zip(order, order[1:], strict=False):
+    for below, above in itertools.pairwise(order):
         spread[above] = max(spread[above], spread[below] + gap)
     ceiling = height
     for index in reversed(order):

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from framework.errors import UserError
 from framework.interfaces import Environment
 from framework.types import Array, PyTree, TimeStep
 
@@ -39,3 +40,20 @@ class Batched:
         state = jax.tree.map(lambda new, old: jnp.where(time_step.last, new, old), new_state, state)
         shown = jnp.where(time_step.last, observation, time_step.observation)
         return state, time_step.replace(observation=shown)
+
+
+def check_environment(environment: Environment) -> None:
+    """Compares what an environment shows with what its specification says.
+
+    Raises:
+      UserError: where shapes or dtypes differ.
+    """
+    spec, key = environment.spec, jax.random.key(0)
+    state, first = jax.eval_shape(environment.reset, key)
+    _, time_step = jax.eval_shape(environment.step, key, state, jax.ShapeDtypeStruct((), jnp.int32))
+    for when, shown in (("reset", first), ("step", time_step.observation)):
+        if tuple(shown.shape) != spec.observation_shape or shown.dtype != jnp.dtype(spec.observation_dtype):
+            raise UserError(
+                f"{type(environment).__name__}.{when} shows observations {shown.dtype}{list(shown.shape)}, its spec says "
+                f"{spec.observation_dtype}{list(spec.observation_shape)}: make the two agree"
+            )

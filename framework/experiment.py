@@ -117,6 +117,9 @@ class Experiment:
         for part in parts(self):
             if isinstance(part, Hyperparameter) and values.setdefault(part.name, part) != part:
                 yield Problem(part, "value", f"the hyperparameter '{part.name}' has two initial values")
+        if self.evaluation.interval % self.logging.interval:
+            message = f"a point of the learning curve ({self.evaluation.interval} steps) must be whole logged points"
+            yield Problem(self.logging, "interval", f"{message} ({self.logging.interval} steps)")
         fresh = getattr(self.replay, "fresh", 0)
         if fresh > self.num_environments:
             message = f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"

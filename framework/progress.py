@@ -76,12 +76,13 @@ class Progress:
         now = self._clock()
         # Counted from the first update on: what came before was compilation.
         self._first = self._first or (step, now)
-        given = {"episode_return": episode_return, "env_steps_per_second": env_steps_per_second}
-        self._figures = dataclasses.replace(
-            self._figures,
-            step=step,
-            seconds_left=self._seconds_left(step, now),
-            **{name: value for name, value in given.items() if value is not None},
+        last = self._figures
+        self._figures = Figures(
+            step,
+            last.total,
+            last.episode_return if episode_return is None else episode_return,
+            last.env_steps_per_second if env_steps_per_second is None else env_steps_per_second,
+            self._seconds_left(step, now),
         )
         if now >= self._next_show:
             self._show()

@@ -117,9 +117,9 @@ class RunFolder:
     def _refuse_foreign_files(self) -> None:
         names = sorted(path.name for path in self.path.iterdir() if not _OUR_HIDDEN_FILE.fullmatch(path.name))
         if names and "command.json" not in names:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise RunFolderError(
-                f"{self.path} holds other files ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''}) and no run; "
-                "choose an empty or a new folder with --workdir"
+                f"{self.path} holds other files ({some}) and no run; choose an empty or a new folder with --workdir"
             )
 
     def _lock(self, descriptor: int) -> None:

@@ -18,6 +18,7 @@ class StopSignals:
     """
 
     requested: str | None = None
+    _interrupted = False
 
     def __enter__(self) -> Self:
         self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -28,9 +29,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested == "SIGINT" and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
         if self.requested is None:
-            # os.write: print may be interrupted in mid-print by this very handler.
+            self.requested = signal.Signals(number).name
+            # Not print: this may run in the middle of one.
             os.write(2, b"\nstopping after this step, with the state saved (Ctrl-C again: at once)\n")
-        self.requested = signal.Signals(number).name

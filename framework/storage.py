@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from framework.errors import UserError
 
-class RunFolderError(Exception):
+
+class RunFolderError(UserError):
     """What is wrong with a run folder and what to do about it, in one sentence."""
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from framework import keys, statistics
 from framework.agent import Network
-from framework.environment import Batched
+from framework.environment import Batched, check_environment
 from framework.experiment import Experiment
 from framework.keys import Role
 from framework.learner import Learner
@@ -53,31 +53,42 @@ class Trainer:
 
     def example_trajectory(self) -> Trajectory:
         """Shapes of one unroll's trajectory; nothing is computed."""
-        return jax.eval_shape(lambda key: self._act(*self._newborn(key), key)[1], jax.random.key(0))
+        return jax.eval_shape(self.newborn_and_trajectory, jax.random.key(0))[1]
+
+    def newborn_and_trajectory(self, key: Array) -> tuple[LearnerState, Trajectory]:
+        """A newborn agent's learner and the first trajectory it would collect."""
+        learner, actor = self._newborn(key)
+        return learner, self._act(learner, actor, key)[1]
 
     def initial_meta_params(self, key: Array) -> Params:
         """Meta-parameters drawn at random; ``{}`` for a static rule."""
-        learner, actor = self._newborn(key)
-        _, trajectory = self._act(learner, actor, key)
+        learner, trajectory = self.newborn_and_trajectory(key)
         return self.experiment.rule.init(key, self.learner.rule_inputs(learner, trajectory))
 
     def init(self) -> TrainState:
         """The state before the first update: a newborn agent, its replay filled as far as a batch needs.
 
         Raises:
-          components.weights.WeightsError: where the rule's weights cannot be had.
+          UserError: where the rule's weights cannot be had, or the environment is not what it says it is.
         """
+        check_environment(self.environments.environment)
         root = keys.root_key(self.experiment.seed)
         initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
         meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
-        agent, metrics = jax.jit(self._initial_agent)(root)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            root_key=root,
-            meta_params=jax.tree.map(jnp.asarray, meta_params),
-            agent=agent,
-            metrics=metrics,
-        )
+        return jax.jit(self.init_with)(jax.tree.map(jnp.asarray, meta_params))
+
+    def init_with(self, meta_params: Params) -> TrainState:
+        """The state before the first update, with the rule's parameters given."""
+        root = keys.root_key(self.experiment.seed)
+        agent = self._initial_agent(root)
+        step = jnp.zeros((), jnp.int32)
+        _, metrics = jax.eval_shape(self._agent_step, meta_params, agent, root, step)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+        return TrainState(step=step, root_key=root, meta_params=meta_params, agent=agent, metrics=zeros)
+
+    def meta_params_shapes(self) -> Params:
+        """Shapes of the meta-parameters; nothing is computed."""
+        return jax.eval_shape(self.initial_meta_params, jax.random.key(0))
 
     def _newborn(self, key: Array) -> tuple[LearnerState, ActorState]:
         params_key, reset_key = jax.random.split(key)
@@ -85,7 +96,7 @@ class Trainer:
         learner = self.learner.init(self.network.init(params_key), hyperparameters)
         return learner, initial_actor(self.network, self.environments, reset_key)
 
-    def _initial_agent(self, root: Array) -> tuple[AgentState, dict[str, Array]]:
+    def _initial_agent(self, root: Array) -> AgentState:
         learner, actor = self._newborn(keys.role_key(root, Role.PARAMS))
         replay = self.experiment.replay.init(self.example_trajectory())
 
@@ -95,12 +106,7 @@ class Trainer:
             return actor, self.experiment.replay.insert(replay, trajectory)
 
         actor, replay = jax.lax.fori_loop(0, self.warm_up_unrolls, act, (actor, replay))
-        agent = AgentState(learner=learner, actor=actor, replay=replay)
-        _, metrics = jax.eval_shape(self._agent_step, self._meta_params_shapes(), agent, root, jnp.zeros((), jnp.int32))
-        return agent, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
-
-    def _meta_params_shapes(self) -> Params:
-        return jax.eval_shape(self.initial_meta_params, jax.random.key(0))
+        return AgentState(learner=learner, actor=actor, replay=replay)
 
     def _act(self, learner: LearnerState, actor: ActorState, key: Array) -> tuple[ActorState, Trajectory]:
         length = self.experiment.trajectory_length
@@ -133,13 +139,17 @@ class Trainer:
         return jax.lax.fori_loop(0, count, body, state)
 
 
-def read_metrics(state: TrainState) -> tuple[TrainState, dict[str, float]]:
-    """Means since the last reading, and a state that starts to sum anew."""
+def mean_metrics(state: TrainState) -> dict[str, float]:
+    """Means since the metrics were last reset; NaN for the return where no episode was completed."""
     sums = {name: float(value) for name, value in jax.device_get(state.metrics).items()}
     updates, episodes = max(sums.pop("updates"), 1.0), sums.pop("episode/completed")
     means = {"episode/completed": episodes}
-    for name, key in (("return", "episode/return_sum"), ("length", "episode/length_sum")):
-        total = sums.pop(key)
+    for name in ("return", "length"):
+        total = sums.pop(f"episode/{name}_sum")
         means[f"episode/{name}"] = total / episodes if episodes else float("nan")
-    means |= {name: value / updates for name, value in sums.items()}
-    return state.replace(metrics=jax.tree.map(jnp.zeros_like, state.metrics)), means
+    return means | {name: value / updates for name, value in sums.items()}
+
+
+def with_metrics_reset(state: TrainState) -> TrainState:
+    """The state with metrics that start to sum anew."""
+    return state.replace(metrics=jax.tree.map(jnp.zeros_like, state.metrics))

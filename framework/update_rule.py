@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 
+from framework.errors import closest, did_you_mean
 from framework.interfaces import Head, LossTerm, Normalizer, ValueEstimator, ValueHead
 from framework.meta_network import MetaNetwork
 from framework.numbers import resolve
@@ -148,8 +149,5 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
 
 
 def _near(name: str, names: dict[str, Any]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, names, n=1)
-    known = f" (there are: {', '.join(names)})" if names else ""
-    return f". Did you mean '{close[0]}'?" if close else known
+    """How a message goes on after a name that does not exist."""
+    return "." + (did_you_mean(closest(name, names)) or f" There are: {', '.join(names)}.")

@@ -1,0 +1,1 @@
+"""The verbs of the command ``rulespace``, and what they share."""

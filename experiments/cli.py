@@ -1,0 +1,181 @@
+"""The command ``rulespace``: finds the verb, reads the flags, turns errors into words and an exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from framework.errors import UserError, closest, did_you_mean
+
+OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+_OWN_PACKAGES = ("framework", "components", "experiments")
+
+
+class UsageError(Exception):
+    """The command was not written as it should be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """What comes after ``rulespace``.
+
+    Attributes:
+      module: has ``main(arguments, options) -> exit status`` and, for flags of its own, ``define_flags(options)``.
+      usage: its arguments, for people.
+      summary: what it does.
+      least, most: how many arguments it takes.
+    """
+
+    module: str
+    usage: str
+    summary: str
+    least: int = 1
+    most: int = 1
+
+
+VERBS = {
+    "run": Verb("experiments.run", "CONFIG [--workdir=D]", "train, or meta-train; continue what D holds"),
+    "check": Verb("experiments.check", "CONFIG...", "report every mistake of configs", most=sys.maxsize),
+    "describe": Verb("experiments.describe", "CONFIG [--format=text|json] [--cost]", "show the composed experiment"),
+    "list": Verb("experiments.listing", "[KIND] [--format=text|json]", "show registered components", least=0),
+    "diff": Verb("experiments.diff", "A B", "show what differs between two configs", least=2, most=2),
+    "bench": Verb("experiments.bench", "WHAT [--format=json]", "time one part"),
+}
+
+_CONFIG_HELP = """\
+CONFIG is the path of a gin file or the name of a shipped one. Wherever one is taken, so are
+  --gin.NAME=VALUE           set a macro, or a parameter as Class.parameter or scope/Class.parameter
+  --gin_bindings='X = V'     the same
+  --gin_file=F               read one more gin file
+VALUE is a gin literal, an @reference, a %macro or a bare word. --debug shows tracebacks."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Returns:
+      0: fine; 1: the config, a check or the run failed; 2: wrong usage; 130: interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        _guard_own_packages()
+        return _dispatch(words)
+    except (UsageError, flags.Error) as error:
+        print(f"rulespace: {error}\nSee rulespace --help.", file=sys.stderr)
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        print("rulespace: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except UserError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        return FAILED
+    except Exception as error:
+        if debug:
+            raise
+        text = str(error) or "no message"
+        print(f"rulespace: {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
+        return FAILED
+
+
+def rewrite_bindings(words: Sequence[str]) -> list[str]:
+    """``--gin.X=V`` as ``--gin_bindings=X = V``, so that the order among all bindings is kept."""
+    rewritten: list[str] = []
+    for position, word in enumerate(words):
+        if word == "--":
+            return [*rewritten, *words[position:]]
+        if not word.startswith("--gin."):
+            rewritten.append(word)
+            continue
+        name, equals, value = word.removeprefix("--gin.").partition("=")
+        if not (name and equals):
+            raise UsageError(f"'{word}' sets nothing: write --gin.NAME=VALUE")
+        rewritten.append(f"--gin_bindings={name} = {value}")
+    return rewritten
+
+
+def _dispatch(words: list[str]) -> int:
+    offered = {name: verb for name, verb in VERBS.items() if _exists(verb.module)}
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_help(offered))
+        return OK
+    name, *rest = words
+    if name.startswith("-"):
+        raise UsageError(f"'{name}' stands before the verb: write rulespace VERB ... {name}")
+    if name not in offered:
+        guess = did_you_mean(closest(name, offered)) or f" There are {', '.join(offered)}."
+        raise UsageError(f"unknown command '{name}'.{guess}")
+    verb = offered[name]
+    if {"--help", "-h"}.intersection(rest):
+        print(f"usage: rulespace {name} {verb.usage}\n\n{verb.summary}\n\n{_CONFIG_HELP}")
+        return OK
+    words_of_verb = rewrite_bindings(rest)
+    module = importlib.import_module(verb.module)
+    options = _flags()
+    if hasattr(module, "define_flags"):
+        module.define_flags(options)
+    _, *arguments = options([f"rulespace {name}", *words_of_verb])
+    if not verb.least <= len(arguments) <= verb.most:
+        what = "is missing an argument" if len(arguments) < verb.least else f"does not take '{arguments[verb.most]}'"
+        raise UsageError(f"{name} {what}: rulespace {name} {verb.usage}")
+    status: int = module.main(arguments, options)
+    return status
+
+
+def _flags() -> flags.FlagValues:
+    options = flags.FlagValues()
+    formats = ["text", "json", "md", "csv", "html", "tex"]
+    flags.DEFINE_multi_string("gin_file", [], "One more gin file.", flag_values=options)
+    flags.DEFINE_multi_string("gin_bindings", [], "One more binding, 'X = V'.", flag_values=options)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=options)
+    flags.DEFINE_enum("format", "text", formats, "How to print.", flag_values=options)
+    flags.DEFINE_bool("cost", False, "Compile, and show FLOPs and memory.", flag_values=options)
+    flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=options)
+    return options
+
+
+def _help(offered: dict[str, Verb]) -> str:
+    width = max(len(f"{name} {verb.usage}") for name, verb in offered.items())
+    lines = [f"  {f'{name} {verb.usage}':<{width}}  {verb.summary}" for name, verb in offered.items()]
+    verbs = "\n".join(lines)
+    return (
+        f"usage: rulespace VERB ...\n\nDiscovers update rules for reinforcement learning.\n\n{verbs}\n\n{_CONFIG_HELP}"
+    )
+
+
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _guard_own_packages() -> None:
+    """Puts the working folder last on the import path, and makes sure that our packages are our own."""
+    ours = Path(__file__).resolve().parent.parent
+    here = Path.cwd()
+    if here != ours:
+        sys.path[:] = [*(entry for entry in sys.path if Path(entry or ".").resolve() != here), str(here)]
+    for name, location in _locations():
+        if location != ours / name:
+            raise ImportError(
+                f"the package '{name}' of {location} has taken the name of ours in {ours}: "
+                "rename it, or take its folder off PYTHONPATH"
+            )
+
+
+def _locations() -> Iterator[tuple[str, Path]]:
+    for name in _OWN_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
+            raise ImportError(f"the package '{name}' is missing: install rulespace again")
+        yield name, Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""``rulespace describe CONFIG``: the composed experiment, without running anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from absl import flags
+
+from experiments.description_text import print_description
+from experiments.loading import load_experiment
+from framework.config import Loaded
+from framework.describe import describe, measure_cost
+from framework.description import Cost, Description
+from framework.storage import strict_json
+from framework.train import Trainer
+
+
+def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
+    """Prints the description of one config, as text or as JSON.
+
+    Raises:
+      ConfigError: all mistakes of the config.
+      flags.IllegalFlagValueError: for another format.
+    """
+    if options.format not in ("text", "json"):
+        raise flags.IllegalFlagValueError(f"describe cannot print --format={options.format}: choose text or json")
+    loaded = load_experiment(arguments[0], options)
+    trainer = Trainer(loaded.experiment)
+    description = describe(trainer)
+    cost = measure_cost(trainer) if options.cost else None
+    if options.format == "json":
+        print(as_json(loaded, description, cost))
+    else:
+        print_description(loaded, description, cost)
+    return 0
+
+
+def as_json(loaded: Loaded, description: Description, cost: Cost | None) -> str:
+    """The description with the fields of `framework.description.Description` as keys, and around it:
+
+    ``name`` and ``config_hash`` of the config; ``cost`` (`framework.description.Cost`, or null where it was not asked
+    for); ``bindings``, every line of the config with ``name``, ``value``, ``file``, ``line``, ``overridden``.
+    """
+    return strict_json(
+        {
+            "name": loaded.name,
+            "config_hash": loaded.config_hash,
+            **dataclasses.asdict(description),
+            "cost": None if cost is None else dataclasses.asdict(cost),
+            "bindings": [dataclasses.asdict(binding) for binding in loaded.bindings],
+        },
+        indent=2,
+    )

@@ -1,0 +1,83 @@
+"""``rulespace list [KIND]``: every registered component, by kind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from experiments.loading import components
+from framework import registry
+from framework.errors import closest, did_you_mean
+from framework.config_values import type_name
+
+__all__ = ["components", "main"]
+
+
+def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
+    known = registry.kinds()
+    for kind in arguments:
+        if kind not in known:
+            guess = did_you_mean(closest(kind, known)) or f" There are {', '.join(known)}."
+            print(f"there is no kind '{kind}'.{guess}", file=sys.stderr)
+            return 1
+    chosen = {kind: registry.components_of(kind) for kind in arguments or known}
+    print(_as_json(chosen) if options.format == "json" else _as_text(chosen))
+    return 0
+
+
+def _as_text(chosen: dict[str, dict[str, type]]) -> str:
+    blocks = [
+        "\n".join([kind, *(f"  {_signature(cls)}  {_summary(cls)}".rstrip() for cls in classes.values())])
+        for kind, classes in chosen.items()
+        if classes
+    ]
+    return "\n\n".join(blocks)
+
+
+def _as_json(chosen: dict[str, dict[str, type]]) -> str:
+    return json.dumps(
+        {kind: [_described(cls) for cls in classes.values()] for kind, classes in chosen.items()}, indent=2
+    )
+
+
+def _signature(cls: type) -> str:
+    parts = [
+        f"{parameter.name}: {type_name(parameter.annotation)}"
+        + ("" if parameter.required else f" = {_default(parameter.default)}")
+        for parameter in registry.parameters(cls)
+    ]
+    return f"{cls.__name__}({', '.join(parts)})"
+
+
+def _described(cls: type) -> dict[str, Any]:
+    described = [
+        {"name": parameter.name, "type": type_name(parameter.annotation), "required": parameter.required}
+        | ({} if parameter.required else {"default": _plain(parameter.default)})
+        for parameter in registry.parameters(cls)
+    ]
+    return {"name": cls.__name__, "parameters": described, "summary": _summary(cls)}
+
+
+def _summary(cls: type) -> str:
+    # A dataclass without a docstring is given its signature as one.
+    lines = (cls.__doc__ or "").strip().splitlines()
+    return lines[0] if lines and not lines[0].startswith(f"{cls.__name__}(") else ""
+
+
+def _default(value: Any) -> str:
+    if type(value) in (tuple, list):
+        return f"({', '.join(map(_default, value))}{',' if len(value) == 1 else ''})"
+    if callable(value) and hasattr(value, "__name__"):
+        return str(value.__name__)
+    text = repr(value)
+    return type(value).__name__ if " at 0x" in text else text
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else _default(value)
