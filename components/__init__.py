@@ -10,7 +10,6 @@ from components import (
     torsos,
     value_estimators,
     weights,
-
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
 from components.suites import catch
@@ -31,5 +30,4 @@ __all__ = [
     "torsos",
     "value_estimators",
     "weights",
-
 ]

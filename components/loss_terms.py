@@ -18,9 +18,25 @@ def reading(head: Head) -> str:
     return f"{head.name}(a)" if head.action_conditional else head.name
 
 
+@dataclasses.dataclass(frozen=True)
+class _Divergence:
+    """KL(target || head) of categorical distributions, both as logits."""
+
+    head: str
+    target: str
+    cost: float | Number = 1.0
+    every_action: ClassVar[bool] = False
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
+
+    def formula(self, head: Head) -> str:
+        return f"KL({self.target} || {reading(head)})"
+
+
 @component("loss_terms")
 @dataclasses.dataclass(frozen=True)
-class PolicyKL:
+class PolicyKL(_Divergence):
     """KL(target || policy): moves the policy to a target policy.
 
     Attributes:
@@ -31,19 +47,11 @@ class PolicyKL:
 
     head: str = "logits"
     target: str = "pi_hat"
-    cost: float | Number = 1.0
-    every_action: ClassVar[bool] = False
-
-    def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        return categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
-
-    def formula(self, head: Head) -> str:
-        return f"KL({self.target} || {reading(head)})"
 
 
 @component("loss_terms")
 @dataclasses.dataclass(frozen=True)
-class PredictionKL:
+class PredictionKL(_Divergence):
     """KL(target || prediction): moves a categorical prediction, at the action taken if it is action-conditional.
 
     Attributes:
@@ -54,19 +62,11 @@ class PredictionKL:
 
     head: str = "y"
     target: str = "y_hat"
-    cost: float | Number = 1.0
-    every_action: ClassVar[bool] = False
-
-    def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        return categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
-
-    def formula(self, head: Head) -> str:
-        return f"KL({self.target} || {reading(head)})"
 
 
 @component("loss_terms")
 @dataclasses.dataclass(frozen=True)
-class NextPolicyKL:
+class NextPolicyKL(_Divergence):
     """KL(next policy || auxiliary policy), where the episode goes on.
 
     Attributes:
@@ -77,15 +77,12 @@ class NextPolicyKL:
 
     head: str = "p"
     target: str = "p_hat"
-    cost: float | Number = 1.0
-    every_action: ClassVar[bool] = False
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        distance = categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
-        return jnp.where(inputs.last, 0.0, distance)
+        return jnp.where(inputs.last, 0.0, super().__call__(inputs, head))
 
     def formula(self, head: Head) -> str:
-        return f"(1 - last) KL({self.target} || {reading(head)})"
+        return f"(1 - last) {super().formula(head)}"
 
 
 @component("loss_terms")

@@ -11,8 +11,7 @@ from framework.registry import component
 from framework.types import Array, Estimates, PyTree
 
 
-@struct.dataclass
-class Moments:
+class Moments(struct.PyTreeNode):
     """Exponential moving averages of the first two moments, and decay^updates, which corrects their bias []."""
 
     first: Array
@@ -31,12 +30,11 @@ def weighted_mean(x: Array, weight: Array) -> Array:
 
 def update_moments(moments: Moments, x: Array, weight: Array, decay: float) -> Moments:
     """Moments after seeing x [T, B] at steps of the given weight [T, B]; unchanged where no step carries weight."""
-    seen = weight.sum() > 0
-    decay = jnp.where(seen, decay, 1.0)
+    kept = jnp.where(weight.sum() > 0, decay, 1.0)
     return Moments(
-        first=decay * moments.first + (1.0 - decay) * weighted_mean(x, weight),
-        second=decay * moments.second + (1.0 - decay) * weighted_mean(jnp.square(x), weight),
-        decay_product=decay * moments.decay_product,
+        first=kept * moments.first + (1.0 - kept) * weighted_mean(x, weight),
+        second=kept * moments.second + (1.0 - kept) * weighted_mean(jnp.square(x), weight),
+        decay_product=kept * moments.decay_product,
     )
 
 

@@ -27,8 +27,7 @@ def _check_positive(**values: float | Number | None) -> None:
             raise ValueError(f"{name} must be positive, got {value}")
 
 
-@struct.dataclass
-class AdamState:
+class AdamState(struct.PyTreeNode):
     """Moving averages of the gradient and its square, and the number of updates [] int32."""
 
     first: Params

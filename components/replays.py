@@ -12,8 +12,7 @@ from framework.registry import component
 from framework.types import Array, PyTree, Trajectory
 
 
-@struct.dataclass
-class ReplayState:
+class ReplayState(struct.PyTreeNode):
     """A ring of trajectories.
 
     Attributes:

@@ -23,7 +23,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
-        flat = observation.reshape(observation.shape[:2] + (-1,)).astype(jnp.float32)
+        flat = observation.reshape((*observation.shape[:2], -1)).astype(jnp.float32)
         return Layers(self.sizes, name="layers")(flat), carry
 
     def initial_carry(self, batch: int) -> PyTree:
@@ -44,7 +44,7 @@ class RecurrentMLP(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
-        flat = observation.reshape(observation.shape[:2] + (-1,)).astype(jnp.float32)
+        flat = observation.reshape((*observation.shape[:2], -1)).astype(jnp.float32)
         embedded = nn.relu(Layers(self.sizes, name="layers")(flat))
         return LSTM(self.memory, name="lstm")(embedded, reset, carry)
 

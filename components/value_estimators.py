@@ -22,7 +22,8 @@ def _corrected_returns(reward: Array, discount: Array, values: Array, trace: Arr
     """G_t = r_t + d_t (v_{t+1} + c_{t+1} (G_{t+1} - own_{t+1})), and G_t = own_t where the episode was cut off.
 
     Args:
-      reward, discount: [T, B].
+      reward: [T, B].
+      discount: gamma, 0 where the episode terminated [T, B].
       values: what to bootstrap from [T+1, B].
       trace: c_t, how much of a later step's surprise reaches this one [T, B].
       own: what G_t is compared with: v_t or q_t(a_t) [T, B].
@@ -69,13 +70,12 @@ def v_trace(
     return targets, jnp.where(cut, 0.0, clipped * (estimate - values[:-1]))
 
 
-def retrace(
-    reward: Array, discount: Array, values: Array, taken: Array, trace: Array, cut: Array
-) -> Array:
+def retrace(reward: Array, discount: Array, values: Array, taken: Array, trace: Array, cut: Array) -> Array:
     """Retrace returns of the actions taken [T, B] (Munos et al., 2016).
 
     Args:
-      reward, discount: [T, B].
+      reward: [T, B].
+      discount: gamma, 0 where the episode terminated [T, B].
       values: v(s) under the policy to be evaluated [T+1, B].
       taken: q(s_t, a_t) [T, B].
       trace: lambda min(1, pi / mu) of the actions taken [T, B].
@@ -141,23 +141,9 @@ class Retrace:
         )
 
 
-def _state_value_estimates(inputs: RuleInputs, head: ValueHead, name: str) -> tuple[Array, Array]:
-    """The online network's values and those to bootstrap from [T+1, B]."""
-    online = head.read(inputs.outputs[name])
-    bootstrap = online if inputs.target_outputs is None else head.read(inputs.target_outputs[name])
-    return online, bootstrap
-
-
-@component("value_estimators")
 @dataclasses.dataclass(frozen=True)
-class GAE:
-    """Generalised advantage estimation; the returns are the advantages plus the values (Schulman et al., 2016).
-
-    Attributes:
-      head: a state-value head.
-      discount: gamma.
-      lambda_: trade-off between one-step errors (0) and whole returns (1).
-    """
+class _StateValueEstimator:
+    """What estimators from a state-value head share: bootstrapping from the target network where the rule has one."""
 
     head: str = "v"
     discount: float | Number = 0.99
@@ -166,20 +152,43 @@ class GAE:
     def __post_init__(self) -> None:
         _check_discount(self.discount, self.lambda_)
 
+    def _advantages(
+        self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
+    ) -> tuple[Array, Array]:
+        """Returns and advantages [T, B] from discounts [T, B] and values to bootstrap from [T+1, B]."""
+        raise NotImplementedError
+
     def __call__(self, inputs: RuleInputs, head: ValueHead) -> Estimates:
+        online = head.read(inputs.outputs[self.head])
+        values = online if inputs.target_outputs is None else head.read(inputs.target_outputs[self.head])
         discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
         lambda_ = resolve(self.lambda_, inputs.hyperparameters)
-        online, values = _state_value_estimates(inputs, head, self.head)
-        returns = lambda_returns(inputs.reward, discount, values, lambda_, inputs.weight == 0)
+        returns, advantages = self._advantages(inputs, discount, values, lambda_, inputs.weight == 0)
         returns = jax.lax.stop_gradient(returns)
-        return Estimates(
-            values=online, returns=returns, advantages=returns - values[:-1], errors=returns - online[:-1]
-        )
+        return Estimates(values=online, returns=returns, advantages=advantages, errors=returns - online[:-1])
 
 
 @component("value_estimators")
 @dataclasses.dataclass(frozen=True)
-class TDLambda:
+class GAE(_StateValueEstimator):
+    """Generalised advantage estimation; the returns are the advantages plus the values (Schulman et al., 2016).
+
+    Attributes:
+      head: a state-value head.
+      discount: gamma.
+      lambda_: trade-off between one-step errors (0) and whole returns (1).
+    """
+
+    def _advantages(
+        self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
+    ) -> tuple[Array, Array]:
+        returns = lambda_returns(inputs.reward, discount, values, lambda_, cut)
+        return returns, returns - values[:-1]
+
+
+@component("value_estimators")
+@dataclasses.dataclass(frozen=True)
+class TDLambda(_StateValueEstimator):
     """TD(lambda) returns for the value, and one-step errors r + gamma v(s') - v(s) as advantages (Sutton, 1988).
 
     Attributes:
@@ -188,26 +197,18 @@ class TDLambda:
       lambda_: decay of later errors in the returns.
     """
 
-    head: str = "v"
-    discount: float | Number = 0.99
     lambda_: float | Number = 0.9
 
-    def __post_init__(self) -> None:
-        _check_discount(self.discount, self.lambda_)
-
-    def __call__(self, inputs: RuleInputs, head: ValueHead) -> Estimates:
-        discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
-        lambda_ = resolve(self.lambda_, inputs.hyperparameters)
-        online, values = _state_value_estimates(inputs, head, self.head)
-        cut = inputs.weight == 0
-        returns = jax.lax.stop_gradient(lambda_returns(inputs.reward, discount, values, lambda_, cut))
+    def _advantages(
+        self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
+    ) -> tuple[Array, Array]:
         advantages = jnp.where(cut, 0.0, inputs.reward + discount * values[1:] - values[:-1])
-        return Estimates(values=online, returns=returns, advantages=advantages, errors=returns - online[:-1])
+        return lambda_returns(inputs.reward, discount, values, lambda_, cut), advantages
 
 
 @component("value_estimators")
 @dataclasses.dataclass(frozen=True)
-class VTrace:
+class VTrace(_StateValueEstimator):
     """V-trace targets and policy-gradient advantages, for data of an older policy (Espeholt et al., 2018).
 
     Attributes:
@@ -217,19 +218,10 @@ class VTrace:
       policy: the policy head.
     """
 
-    head: str = "v"
-    discount: float | Number = 0.99
     lambda_: float | Number = 1.0
     policy: str = "logits"
 
-    def __post_init__(self) -> None:
-        _check_discount(self.discount, self.lambda_)
-
-    def __call__(self, inputs: RuleInputs, head: ValueHead) -> Estimates:
-        discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
-        lambda_ = resolve(self.lambda_, inputs.hyperparameters)
-        online, values = _state_value_estimates(inputs, head, self.head)
-        rho = importance_ratio(inputs, self.policy)
-        returns, advantages = v_trace(inputs.reward, discount, values, rho, lambda_, inputs.weight == 0)
-        returns = jax.lax.stop_gradient(returns)
-        return Estimates(values=online, returns=returns, advantages=advantages, errors=returns - online[:-1])
+    def _advantages(
+        self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
+    ) -> tuple[Array, Array]:
+        return v_trace(inputs.reward, discount, values, importance_ratio(inputs, self.policy), lambda_, cut)

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from framework.checkpoint import restore_newest
 from framework.errors import UserError
 from framework.meta_network import MetaNetwork
 from framework.registry import component
@@ -113,7 +114,9 @@ def import_arrays(arrays: Mapping[str, np.ndarray], published: PublishedFile, li
     return params
 
 
-def export_arrays(meta_params: Params, published: PublishedFile, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def export_arrays(
+    meta_params: Params, published: PublishedFile, like: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Meta-parameters under the names and in the shapes of a published file; undoes `import_arrays`."""
     leaves = jax.tree_util.tree_leaves_with_path(meta_params)
     ours = {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
@@ -148,6 +151,27 @@ class Published:
     def __call__(self, initial: Params, meta_network: MetaNetwork) -> Params:
         published = PUBLISHED[self.name]
         return import_arrays(read_arrays(find_file(published)), published, initial)
+
+
+@component("weights")
+@dataclasses.dataclass(frozen=True)
+class FromRun:
+    """Meta-parameters that an earlier run discovered: those of its newest sound checkpoint.
+
+    Attributes:
+      path: the run's folder.
+    """
+
+    path: Path
+
+    def __call__(self, initial: Params, meta_network: MetaNetwork) -> Params:
+        checkpoints = self.path / "checkpoints"
+        if not checkpoints.is_dir():
+            raise WeightsError(f"there are no checkpoints in {self.path}: weights.FromRun.path must name a run folder")
+        restored = restore_newest(checkpoints, initial, within=".meta_params")
+        if restored is None:
+            raise WeightsError(f"the run in {self.path} has not saved a checkpoint yet: wait for its first one")
+        return restored[1]
 
 
 def cache_folder() -> Path:

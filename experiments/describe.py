@@ -10,8 +10,9 @@ from absl import flags
 from experiments.description_text import print_description
 from experiments.loading import load_experiment
 from framework.config import Loaded
-from framework.describe import describe, measure_cost
-from framework.description import Cost, Description
+from framework.cost import Cost, measure_cost
+from framework.describe import describe
+from framework.description import Description
 from framework.storage import strict_json
 from framework.train import Trainer
 
@@ -37,10 +38,11 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
 
 
 def as_json(loaded: Loaded, description: Description, cost: Cost | None) -> str:
-    """The description with the fields of `framework.description.Description` as keys, and around it:
+    """The description with the fields of `framework.description.Description` as keys, and more of them.
 
-    ``name`` and ``config_hash`` of the config; ``cost`` (`framework.description.Cost`, or null where it was not asked
-    for); ``bindings``, every line of the config with ``name``, ``value``, ``file``, ``line``, ``overridden``.
+    These are ``name`` and ``config_hash`` of the config; ``cost``, a `framework.cost.Cost` or null where it was
+    not asked for; and ``bindings``, every line of the config with ``name``, ``value``, ``file``, ``line`` and
+    ``overridden``.
     """
     return strict_json(
         {

@@ -15,11 +15,11 @@ from rich.text import Text
 
 from framework.config import Binding, Loaded, shipped_gin_folder
 from framework.config_mistakes import COMMAND_LINE
+from framework.cost import Cost
 from framework.describe import weighted
 from framework.description import (
     AgentDescription,
     Component,
-    Cost,
     Description,
     EnvironmentDescription,
     FeatureDescription,
@@ -50,11 +50,11 @@ def print_description(loaded: Loaded, description: Description, cost: Cost | Non
         for section in _sections(loaded, description, cost):
             console.print(Text.assemble((section.title, "bold"), "  ", (section.remark, "dim")))
             console.print(Padding(section.body, (0, 0, 1, 2), expand=False))
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    print("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))
 
 
 def component_text(component: Component, *, defaults: bool = True) -> str:
-    """A component as it would be written in Python, with or without the parameters that are at their defaults."""
+    """A component and its parameters, with or without those that are at their defaults."""
     shown = component.parameters if defaults else component.changed
     arguments = ", ".join(f"{name}={_value_text(component.parameters[name])}" for name in shown)
     return f"{component.name}({arguments})" if arguments else component.name
@@ -65,13 +65,13 @@ def _sections(loaded: Loaded, description: Description, cost: Cost | None) -> It
     yield _Section(loaded.name, f"config {loaded.config_hash}, seed {schedule.seed}", _environment(environment))
     yield _heads(description)
     yield _agent(description.agent)
-    yield _meta_network(rule.meta_network)
+    yield from _meta_network(rule.meta_network)
     yield _loss(rule.loss)
     yield _Section("Learning", "", _learning(rule, description.agent.optimizer))
     yield _Section("Schedule", "", _schedule(schedule))
     yield _memory(description.memory_megabytes)
     if cost is not None:
-        yield _Section("Cost", f"of an update with its acting, compiled for {cost.platform}", _cost(cost))
+        yield _Section("Cost", f"of one update, acting included, on {cost.platform}", _cost(cost))
     yield _bindings(loaded.bindings)
 
 
@@ -112,42 +112,46 @@ def _agent(agent: AgentDescription) -> _Section:
     return _Section("Agent network", _count(agent.parameters), body)
 
 
-def _meta_network(network: MetaNetworkDescription) -> _Section:
-    if network.static:
-        return _Section("Meta-network", "static: no parameters", _facts({"targets": _targets(network)}))
-    facts: dict[str, RenderableType] = {"weights": f"{component_text(network.weights)}, frozen"}
+def _meta_network(network: MetaNetworkDescription) -> Iterator[_Section]:
     if network.action_features:
-        facts["action features"] = _columns(_feature_rows(network.action_features), right=0)
+        yield _Section("Action features", "numbers for each action", _features(network.action_features))
+    if network.features:
+        yield _Section("Features", f"{_total(network.features)} numbers a step", _features(network.features))
+    if network.lifetime_features:
+        yield _lifetime_features(network)
+    yield _targets(network)
+    if network.static:
+        yield _Section("Meta-network", "static: no parameters", "")
+        return
+    facts = {"weights": f"{component_text(network.weights)}, frozen"}
     if network.core is not None:
-        facts["features"] = _columns([_total(network.features), *_feature_rows(network.features)], right=0)
-        facts["core"] = f"{component_text(network.core)}: {network.core_size} numbers a step"
+        facts["trajectory core"] = f"{component_text(network.core)}: {network.core_size} numbers a step"
     if network.lifetime_core is not None:
-        facts["lifetime features"] = _columns(_lifetime_feature_rows(network), right=0)
         facts["lifetime core"] = f"{component_text(network.lifetime_core)}: {network.lifetime_size} numbers an update"
-    facts["targets"] = _targets(network)
     body = Group(_facts(facts), "", _parameters(network.parameters))
-    return _Section("Meta-network", _count(network.parameters), body)
+    yield _Section("Meta-network", _count(network.parameters), body)
 
 
-def _total(features: Sequence[FeatureDescription]) -> tuple[str, str]:
-    return str(sum(feature.size for feature in features)), "numbers a step, of which"
-
-
-def _feature_rows(features: Sequence[FeatureDescription]) -> list[tuple[str, str]]:
-    return [(str(feature.size), component_text(feature.component, defaults=False)) for feature in features]
-
-
-def _lifetime_feature_rows(network: MetaNetworkDescription) -> list[tuple[str, str]]:
-    """The features that a lifetime core shares with the trajectory core are not repeated."""
+def _lifetime_features(network: MetaNetworkDescription) -> _Section:
+    """What the trajectory core sees as well is not repeated."""
     features, shared = network.lifetime_features, len(network.features)
-    if features[:shared] != network.features:
-        return [_total(features), *_feature_rows(features)]
-    above = (_total(network.features)[0], "the features above")
-    return [_total(features), above, *_feature_rows(features[shared:])]
+    remark = f"{_total(features)} numbers a step"
+    if features[:shared] == network.features:
+        features, remark = features[shared:], f"{remark}: the features above and"
+    return _Section("Lifetime features", remark, _features(features))
 
 
-def _targets(network: MetaNetworkDescription) -> Table:
-    return _columns(
+def _features(features: Sequence[FeatureDescription]) -> Table:
+    rows = [(str(feature.size), component_text(feature.component, defaults=False)) for feature in features]
+    return _columns(rows, right=0)
+
+
+def _total(features: Sequence[FeatureDescription]) -> int:
+    return sum(feature.size for feature in features)
+
+
+def _targets(network: MetaNetworkDescription) -> _Section:
+    rows = [
         (
             target.name,
             _shape(target.shape),
@@ -155,7 +159,8 @@ def _targets(network: MetaNetworkDescription) -> Table:
             component_text(target.component, defaults=False),
         )
         for target in network.targets
-    )
+    ]
+    return _Section("Targets", "[T, B] or [T, B, ...]", _columns(rows))
 
 
 def _loss(loss: LossDescription) -> _Section:
@@ -186,6 +191,7 @@ def _schedule(schedule: ScheduleDescription) -> Table:
             "learning": f"gradient steps per update: {schedule.gradient_steps_per_update:,} "
             f"(epochs {schedule.epochs:,} x minibatches {schedule.minibatches:,})",
             "replay": f"{replay}, uses each transition {schedule.uses_per_transition:g} times on average",
+            "evaluation": component_text(schedule.evaluation),
         }
     )
 
@@ -196,24 +202,25 @@ def _memory(memory: MemoryDescription) -> _Section:
 
 
 def _cost(cost: Cost) -> Table:
+    memory = cost.temp_megabytes
     return _facts(
         {
-            "operations": "not counted by the compiler" if cost.flops is None else f"{cost.flops / 1e9:,.3f} GFLOP",
-            "memory": f"{cost.temp_megabytes:,.1f} MB beside the state",
+            "operations": f"{cost.flops / 1e9:,.3f} GFLOP in matrix products and convolutions",
+            "memory": "not known to the compiler" if memory is None else f"{memory:,.1f} MB beside the state",
             "compilation": f"{cost.compile_seconds:.1f} s",
         }
     )
 
 
 def _bindings(bindings: Sequence[Binding]) -> _Section:
-    table = _grid()
-    for binding in bindings:
-        text = Text(f"{binding.name} = {binding.value}", style="dim" if binding.overridden else "")
-        table.add_row(
-            Text(_place(binding), style="dim"), text + Text("  overridden", "yellow") if binding.overridden else text
-        )
+    rows = [(Text(_place(binding), "dim"), _binding(binding)) for binding in bindings]
     overridden = sum(binding.overridden for binding in bindings)
-    return _Section("Bindings", f"{len(bindings)}, {overridden} overridden", table)
+    return _Section("Bindings", f"{len(bindings)}, {overridden} overridden", _columns(rows))
+
+
+def _binding(binding: Binding) -> Text:
+    text = f"{binding.name} = {binding.value}"
+    return Text.assemble((text, "dim"), "  ", ("overridden", "yellow")) if binding.overridden else Text(text)
 
 
 def _place(binding: Binding) -> str:
@@ -225,18 +232,20 @@ def _place(binding: Binding) -> str:
 
 
 def _parameters(parameters: Parameters) -> Table:
+    return _columns(_parameter_rows(parameters), right=2)
+
+
+def _parameter_rows(parameters: Parameters) -> Iterator[tuple[RenderableType, RenderableType, RenderableType]]:
     """Arrays by module, modules by part, with their numbers of parameters."""
     modules: dict[str, list[ParameterArray]] = {}
     for array in parameters.arrays:
         modules.setdefault(array.path.rpartition("/")[0], []).append(array)
-    table = _grid(right=2)
     for part, count in parameters.parts.items():
         inside = [module for module in modules if module.startswith(f"{part}/")]
-        table.add_row(Text(part, "cyan"), "" if inside else _shapes(modules[part]), Text(f"{count:,}", "bold"))
+        yield Text(part, "cyan"), "" if inside else _shapes(modules[part]), Text(f"{count:,}", "bold")
         for module in inside:
             size = sum(array.size for array in modules[module])
-            table.add_row(f"  {module.removeprefix(f'{part}/')}", _shapes(modules[module]), f"{size:,}")
-    return table
+            yield f"  {module.removeprefix(f'{part}/')}", _shapes(modules[module]), f"{size:,}"
 
 
 def _shapes(arrays: Iterable[ParameterArray]) -> Text:
@@ -248,26 +257,19 @@ def _count(parameters: Parameters) -> str:
     return f"{parameters.count:,} parameters in {len(parameters.arrays):,} arrays"
 
 
-def _facts(facts: Mapping[str, RenderableType]) -> Table:
+def _facts(facts: Mapping[str, str]) -> Table:
     """Names, and what is said of them."""
-    table = _grid()
-    for name, fact in facts.items():
-        table.add_row(Text(name, "cyan"), fact)
-    return table
+    return _columns(((Text(name, "cyan"), fact) for name, fact in facts.items()))
 
 
-def _columns(rows: Iterable[Sequence[str]], right: int | None = None) -> Table:
-    table = _grid(right)
+def _columns(rows: Iterable[Sequence[RenderableType]], right: int | None = None) -> Table:
+    """Aligned columns, all to the left but the one at index ``right``."""
+    rows = list(rows)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for index in range(max(map(len, rows), default=0)):
+        table.add_column(justify="right" if index == right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    return table
-
-
-def _grid(right: int | None = None) -> Table:
-    """A table without lines; column ``right`` is aligned to the right."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for index in range(0 if right is None else right + 1):
-        table.add_column(justify="right" if index == right else "left")
     return table
 
 
@@ -282,8 +284,7 @@ def _value_text(value: Any) -> str:
         case list() if len(value) > _MOST_WRITTEN_OUT and isinstance(value[0], Component):
             return f"{len(value)} {value[0].kind.replace('_', ' ')}"
         case list():
-            items = ", ".join(map(_value_text, value))
-            return f"({items},)" if len(value) == 1 else f"({items})"
+            return f"[{', '.join(map(_value_text, value))}]"
         case float():
             return f"{value:g}"
     return repr(value)

@@ -11,8 +11,8 @@ from absl import flags
 
 from experiments.loading import components
 from framework import registry
-from framework.errors import closest, did_you_mean
 from framework.config_values import type_name
+from framework.errors import closest, did_you_mean
 
 __all__ = ["components", "main"]
 

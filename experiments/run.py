@@ -222,6 +222,8 @@ def windows(points: Iterable[Mapping[str, Any]], interval: int) -> list[list[flo
     curve: list[list[float | int | None]] = []
     for window in rows.values():
         episodes = sum(point["episode/completed"] for point in window)
-        total = sum(point["episode/return"] * point["episode/completed"] for point in window if point["episode/completed"])
+        total = sum(
+            point["episode/return"] * point["episode/completed"] for point in window if point["episode/completed"]
+        )
         curve.append([window[-1]["step"], window[-1]["env_steps"], total / episodes if episodes else None])
     return curve

@@ -47,7 +47,7 @@ class NetworkModule(nn.Module):
                 conditional[head.name] = size
             else:
                 outputs[head.name] = linear(size, name=f"head_{head.name}", stddev=HEAD_STDDEV)(embedding)
-        if conditional:
+        if conditional and self.action_model is not None:
             outputs |= self.action_model(embedding, action, conditional, self.spec.num_actions)
         return outputs, carry
 

@@ -10,10 +10,10 @@ import gin
 
 from framework import registry
 from framework.config_mistakes import Mistake, Place
-from framework.errors import closest, did_you_mean
 from framework.config_parsing import Macro, Reference, Unreadable, references
 from framework.config_reading import Definition, Key, Reading, guess_selector
 from framework.config_values import Argument, Mismatch, Node, coerce
+from framework.errors import closest, did_you_mean
 
 
 class Plan:

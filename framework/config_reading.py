@@ -16,8 +16,8 @@ from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatemen
 
 from framework import registry
 from framework.config_mistakes import COMMAND_LINE, Mistake, Place
-from framework.errors import closest, did_you_mean
 from framework.config_parsing import Reference, parse, references
+from framework.errors import closest, did_you_mean
 
 _BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from framework import interfaces, registry
 from framework.config_mistakes import Place
-from framework.errors import closest, did_you_mean
 from framework.config_parsing import Unreadable
+from framework.errors import closest, did_you_mean
 
 _SEQUENCES = (tuple, list, collections.abc.Sequence)
 _MAPPINGS = (dict, collections.abc.Mapping)

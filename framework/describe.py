@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from framework import keys, registry
 from framework.description import (
     AgentDescription,
     Component,
-    Cost,
     Description,
     EnvironmentDescription,
     FeatureDescription,
@@ -72,22 +70,6 @@ def describe(trainer: Trainer) -> Description:
         ),
         schedule=_schedule(trainer, shapes),
         memory_megabytes=_memory(shapes),
-    )
-
-
-def measure_cost(trainer: Trainer) -> Cost:
-    """Compiles the trainer's step for the device at hand, without running it or reading any weights."""
-    drawn = dataclasses.replace(trainer.experiment, weights=lambda initial, meta_network: initial)
-    state = jax.eval_shape(Trainer(drawn).init)
-    started = time.perf_counter()
-    compiled = Trainer.steps.lower(trainer, state, jax.ShapeDtypeStruct((), jnp.int32)).compile()
-    seconds = time.perf_counter() - started
-    return Cost(
-        platform=jax.default_backend(),
-        # The compiler knows the lengths of all loops but the outermost, whose body it counts once.
-        flops=(compiled.cost_analysis() or {}).get("flops"),
-        temp_megabytes=compiled.memory_analysis().temp_size_in_bytes / 1e6,
-        compile_seconds=seconds,
     )
 
 
@@ -300,6 +282,7 @@ def _schedule(trainer: Trainer, shapes: _Shapes) -> ScheduleDescription:
         replay_capacity=getattr(experiment.replay, "capacity", None) if remembers else 0,
         replay_ratio=1.0 - fresh / batch_size,
         uses_per_transition=experiment.epochs * batch_size / experiment.num_environments,
+        evaluation=configuration(experiment.evaluation),
         seed=experiment.seed,
     )
 
@@ -311,7 +294,7 @@ def _memory(shapes: _Shapes) -> MemoryDescription:
         "optimizer": _megabytes(learner.opt_state),
         "target_params": _megabytes(learner.target_params),
         "meta_params": _megabytes(shapes.meta_params),
-        "rule_carry": _megabytes(learner.rule_carry),
+        "rule_carry": _megabytes((learner.rule_carry, learner.hyperparameters, learner.updates)),
         "actor": _megabytes(shapes.actor),
         "replay": _megabytes(shapes.replay),
     }

@@ -205,6 +205,7 @@ class ScheduleDescription:
       replay_capacity: trajectories remembered; 0 without a memory, ``None`` where the replay does not say.
       replay_ratio: replayed / batch_size.
       uses_per_transition: how often a transition is learned from, on average.
+      evaluation: how returns are measured.
       seed: of all randomness.
     """
 
@@ -224,6 +225,7 @@ class ScheduleDescription:
     replay_capacity: int | None
     replay_ratio: float
     uses_per_transition: float
+    evaluation: Component
     seed: int
 
 
@@ -232,7 +234,8 @@ class MemoryDescription:
     """Size of a run's state in megabytes (10^6 bytes).
 
     Attributes:
-      parts: {part: size}; the actor is the environments and where the agent stands in them.
+      parts: {part: size}; ``rule_carry`` is what else an agent carries between updates, ``actor`` its environments and
+        where it stands in them.
       total: of all parts.
     """
 
@@ -250,20 +253,3 @@ class Description:
     rule: RuleDescription
     schedule: ScheduleDescription
     memory_megabytes: MemoryDescription
-
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What the compiled step takes, acting included.
-
-    Attributes:
-      platform: compiled for: ``cpu``, ``gpu``, ``tpu``.
-      flops: floating-point operations per update, by the compiler's count; ``None`` where it has none.
-      temp_megabytes: memory beside the state (10^6 bytes).
-      compile_seconds: from Python to the finished program.
-    """
-
-    platform: str
-    flops: float | None
-    temp_megabytes: float
-    compile_seconds: float

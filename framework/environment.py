@@ -54,6 +54,6 @@ def check_environment(environment: Environment) -> None:
     for when, shown in (("reset", first), ("step", time_step.observation)):
         if tuple(shown.shape) != spec.observation_shape or shown.dtype != jnp.dtype(spec.observation_dtype):
             raise UserError(
-                f"{type(environment).__name__}.{when} shows observations {shown.dtype}{list(shown.shape)}, its spec says "
-                f"{spec.observation_dtype}{list(spec.observation_shape)}: make the two agree"
+                f"{type(environment).__name__}.{when} shows observations {shown.dtype}{list(shown.shape)}, "
+                f"its spec says {spec.observation_dtype}{list(spec.observation_shape)}: make the two agree"
             )

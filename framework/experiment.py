@@ -112,7 +112,9 @@ class Experiment:
             yield Problem(self, "suite", f"one task is trained on, the suite has {len(self.suite.tasks())}")
         batch = self.replay.batch(self.num_environments)
         if batch % self.minibatches:
-            yield Problem(self, "minibatches", f"a batch of {batch} trajectories cannot be split into {self.minibatches}")
+            yield Problem(
+                self, "minibatches", f"a batch of {batch} trajectories cannot be split into {self.minibatches}"
+            )
         values: dict[str, Number] = {}
         for part in parts(self):
             if isinstance(part, Hyperparameter) and values.setdefault(part.name, part) != part:
@@ -122,5 +124,7 @@ class Experiment:
             yield Problem(self.logging, "interval", f"{message} ({self.logging.interval} steps)")
         fresh = getattr(self.replay, "fresh", 0)
         if fresh > self.num_environments:
-            message = f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"
+            message = (
+                f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"
+            )
             yield Problem(self.replay, "fresh", message)

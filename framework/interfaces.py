@@ -75,7 +75,7 @@ class ActionModel(Protocol):
     def __call__(
         self, embedding: Array, action: Array | None, sizes: dict[str, int], num_actions: int
     ) -> dict[str, Array]:
-        """{head: [T, B, A, size]} from an embedding [T, B, D]; at the actions [T, B] alone where given: [T, B, size]."""
+        """{head: [T, B, A, size]} from an embedding [T, B, D]; [T, B, size] where actions [T, B] are given."""
 
 
 @runtime_checkable
@@ -183,7 +183,9 @@ class Optimizer(Protocol):
     def init(self, params: Params) -> PyTree:
         """State of a newborn agent's optimizer."""
 
-    def update(self, gradient: Params, state: PyTree, params: Params, learning_rate: Array) -> tuple[Params, PyTree]:
+    def update(
+        self, gradient: Params, state: PyTree, params: Params, learning_rate: float | Array
+    ) -> tuple[Params, PyTree]:
         """The change to add to the parameters, and the new state."""
 
 
@@ -270,4 +272,4 @@ KINDS: dict[str, type] = {
 }
 
 COMPOSITE_KINDS = ("experiments", "agents", "rules", "meta_networks", "settings")
-"""Kinds of the concrete classes that hold the others together; fields annotated with such a class take it or a subclass."""
+"""Kinds of the concrete classes that hold the others together; a field annotated with one takes it or a subclass."""

@@ -39,8 +39,9 @@ class MLP(nn.Module):
 
 
 class ActionEquivariantBlock(nn.Module):
-    """One layer shared by all actions that also sees their mean: relu(W [x_a, mean_a x]), [..., A, D] to [..., A, size].
+    """One layer shared by all actions that also sees their mean: relu(W [x_a, mean_a x]).
 
+    From [..., A, D] to [..., A, size].
     Permuting the actions of the input permutes those of the output (Oh et al., 2025, Methods).
     """
 

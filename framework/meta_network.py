@@ -27,16 +27,15 @@ class FeatureContext:
     Attributes:
       inputs: the trajectory and the outputs of the networks.
       estimates: values and advantages; ``None`` for rules without a value estimator.
-      summary: the trajectory core's output [T, B, D]; ``None`` while the features themselves are computed.
       targets: the targets computed so far {name: [T, B, ...]}.
     """
 
     def __init__(self, inputs: RuleInputs, estimates: Estimates | None, targets: dict[str, Array] | None = None):
         self.inputs = inputs
         self.estimates = estimates
-        self.summary: Array | None = None
+        self._summary: Array | None = None
         self.targets: dict[str, Array] = {} if targets is None else targets
-        self._values: dict[Hashable, Array] = {}
+        self._values: dict[Feature | ActionFeature, Array] = {}
         self._modules: dict[Hashable, Any] = {}
         self._names: collections.Counter[str] = collections.Counter()
 
@@ -47,6 +46,21 @@ class FeatureContext:
     @property
     def num_actions(self) -> int:
         return self.inputs.behaviour.shape[-1]
+
+    @property
+    def summarized(self) -> Array:
+        """The trajectory core's output [T, B, D].
+
+        Raises:
+          ValueError: while the features themselves are computed, or in a meta-network without a core.
+        """
+        if self._summary is None:
+            raise ValueError("the trajectory core's output is there for targets only, in a meta-network with a core")
+        return self._summary
+
+    def summarize(self, summary: Array) -> None:
+        """Makes the trajectory core's output known to the targets."""
+        self._summary = summary
 
     def compute(self, feature: Feature | ActionFeature) -> Array:
         """The value of a feature; equal features are computed once."""
@@ -99,9 +113,7 @@ class TrajectoryNetwork(nn.Module):
     targets: tuple[Target, ...]
 
     @nn.compact
-    def __call__(
-        self, inputs: RuleInputs, estimates: Estimates | None, lifetime: Array | None
-    ) -> dict[str, Array]:
+    def __call__(self, inputs: RuleInputs, estimates: Estimates | None, lifetime: Array | None) -> dict[str, Array]:
         """{target: [T, B, ...]}, given what the lifetime core remembers [D] (``None`` without one)."""
         context = FeatureContext(inputs, estimates)
         if self.core is not None:
@@ -109,7 +121,7 @@ class TrajectoryNetwork(nn.Module):
             summary = self.core(x, inputs.last)
             if lifetime is not None:
                 summary = summary * linear(summary.shape[-1], name="lifetime", stddev=1.0)(lifetime)
-            context.summary = summary
+            context.summarize(summary)
         for target in self.targets:
             context.targets[target.name] = target(context)
         return context.targets

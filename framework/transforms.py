@@ -57,7 +57,7 @@ def entropy(logits: Array) -> Array:
 
 
 def log_probability(logits: Array, action: Array) -> Array:
-    """log pi(a) of the actions taken: [..., A] and [...] to [...]."""
+    """Log pi(a) of the actions taken: [..., A] and [...] to [...]."""
     return at_action(jax.nn.log_softmax(logits), action)
 
 

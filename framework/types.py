@@ -19,8 +19,7 @@ Params = Any
 Outputs = dict[str, Array]
 
 
-@struct.dataclass
-class TimeStep:
+class TimeStep(struct.PyTreeNode):
     """What an environment shows after a reset or a step.
 
     Attributes:
@@ -36,8 +35,7 @@ class TimeStep:
     last: Array
 
 
-@struct.dataclass
-class Trajectory:
+class Trajectory(struct.PyTreeNode):
     """T transitions of B environments. Row T of one trajectory is row 0 of the next: none is lost.
 
     Attributes:
@@ -73,8 +71,7 @@ def transition_weight(discount: Array, last: Array) -> Array:
     return jnp.where(last & (discount > 0), 0.0, 1.0)
 
 
-@struct.dataclass
-class RuleInputs:
+class RuleInputs(struct.PyTreeNode):
     """What an update rule sees of a trajectory and of the agent that learns from it.
 
     Attributes:
@@ -98,8 +95,7 @@ class RuleInputs:
     progress: Array
 
 
-@struct.dataclass
-class Estimates:
+class Estimates(struct.PyTreeNode):
     """Values and returns of a trajectory; what an estimator cannot tell is ``None``.
 
     Attributes:
@@ -123,8 +119,7 @@ class Estimates:
     normalized_errors: Array | None = None
 
 
-@struct.dataclass
-class LossInputs:
+class LossInputs(struct.PyTreeNode):
     """What a loss term sees.
 
     Attributes:
@@ -146,8 +141,7 @@ class LossInputs:
     weight: Array
 
 
-@struct.dataclass
-class EpisodeStatistics:
+class EpisodeStatistics(struct.PyTreeNode):
     """Returns of the running episodes, and sums over those completed since the last reading.
 
     Attributes:
@@ -163,8 +157,7 @@ class EpisodeStatistics:
     length_sum: Array
 
 
-@struct.dataclass
-class LearnerState:
+class LearnerState(struct.PyTreeNode):
     """All that one agent update reads and writes.
 
     Attributes:
@@ -184,8 +177,7 @@ class LearnerState:
     updates: Array
 
 
-@struct.dataclass
-class ActorState:
+class ActorState(struct.PyTreeNode):
     """Where an agent stands in its environments: states, last time step, torso carry, statistics [E, ...]."""
 
     env_state: PyTree
@@ -194,8 +186,7 @@ class ActorState:
     statistics: EpisodeStatistics
 
 
-@struct.dataclass
-class AgentState:
+class AgentState(struct.PyTreeNode):
     """One agent: what it learned, where it stands, and what it remembers."""
 
     learner: LearnerState
@@ -203,8 +194,7 @@ class AgentState:
     replay: PyTree
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """The whole state of a run; nothing else survives a step, and this alone is checkpointed.
 
     Attributes:

@@ -140,12 +140,12 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
             yield Problem(part, "source", "the rule has no target network: bind UpdateRule.target_decay")
     for name, head in heads.items():
         if name not in read:
-            yield Problem(head, "name", f"nothing reads the head '{name}': add a loss term or a feature, or leave it out")
+            message = f"nothing reads the head '{name}': add a loss term or a feature, or leave it out"
+            yield Problem(head, "name", message)
 
     estimator = rule.value_estimator
-    if estimator is not None and isinstance(heads.get(estimator.head), Head):
-        if not isinstance(heads[estimator.head], ValueHead):
-            yield Problem(estimator, "head", f"the head '{estimator.head}' does not predict values")
+    if estimator is not None and not isinstance(heads.get(estimator.head), ValueHead | None):
+        yield Problem(estimator, "head", f"the head '{estimator.head}' does not predict values")
 
 
 def _near(name: str, names: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What is installed: the same files from a checkout, a wheel and a source distribution, and no package ``gin`` of ours."""
+"""What is installed: every module and gin file, and no package ``gin`` of ours."""
 
 from __future__ import annotations
 
@@ -103,5 +103,6 @@ def test_command_is_installed(installed: Path) -> None:
 
 
 def test_metadata(installed: Path, tmp_path: Path) -> None:
-    code = "from importlib.metadata import metadata as m; d = m('rulespace'); print(d['Requires-Python'], d['License-Expression'])"
-    assert run_installed(code, installed, tmp_path) == ">=3.11 Apache-2.0"
+    fields = ["Name", "Requires-Python", "License-Expression"]
+    code = f"import importlib.metadata as m; print(*[m.metadata('rulespace')[field] for field in {fields}])"
+    assert run_installed(code, installed, tmp_path) == "rulespace >=3.11 Apache-2.0"

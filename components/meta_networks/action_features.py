@@ -7,6 +7,7 @@ them alone (Oh et al., 2025, Methods).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -39,11 +40,12 @@ class Policy:
     head: str = "logits"
 
     def __call__(self, context: FeatureContext) -> Array:
+        return jax.lax.stop_gradient(jax.nn.softmax(self._logits(context)))[..., None]
+
+    def _logits(self, context: FeatureContext) -> Array:
         if self.source == "behaviour":
-            logits = context.inputs.behaviour
-        else:
-            logits = output_of(context, self.head, self.source)
-        return jax.lax.stop_gradient(jax.nn.softmax(logits))[..., None]
+            return context.inputs.behaviour
+        return output_of(context, self.head, self.source)
 
 
 @component("action_features")
@@ -103,6 +105,10 @@ class TakenAction:
         return jax.nn.one_hot(context.inputs.action, context.num_actions)[..., None]
 
 
+def _named_block(size: int, name: str) -> ActionEquivariantBlock:
+    return ActionEquivariantBlock(size, name=name)
+
+
 @component("action_features")
 @dataclasses.dataclass(frozen=True)
 class ActionEmbedding:
@@ -119,6 +125,6 @@ class ActionEmbedding:
     def __call__(self, context: FeatureContext) -> Array:
         x = jnp.concatenate([context.steps(context.compute(feature)) for feature in self.of], axis=-1)
         for index, size in enumerate(self.sizes):
-            block = context.module((self, index), lambda name, size=size: ActionEquivariantBlock(size, name=name), "action_block")
-            x = block(x)
+            build = functools.partial(_named_block, size)
+            x = context.module((self, index), build, "action_block")(x)
         return x

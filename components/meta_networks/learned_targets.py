@@ -33,7 +33,7 @@ class LearnedPrediction:
 
     def __call__(self, context: FeatureContext) -> Array:
         size = context.inputs.outputs[self.head].shape[-1]
-        return linear(size, name=self.name, stddev=HEAD_STDDEV)(context.summary)
+        return linear(size, name=self.name, stddev=HEAD_STDDEV)(context.summarized)
 
 
 @component("targets")
@@ -54,8 +54,8 @@ class LearnedPolicy:
 
     def __call__(self, context: FeatureContext) -> Array:
         of_actions = [context.steps(context.compute(feature)) for feature in self.action_features]
-        summary = context.summary[..., None, :]
-        copies = jnp.broadcast_to(summary, summary.shape[:2] + (context.num_actions, summary.shape[-1]))
+        summary = context.summarized[..., None, :]
+        copies = jnp.broadcast_to(summary, (*summary.shape[:2], context.num_actions, summary.shape[-1]))
         x = jnp.concatenate([copies, *of_actions], axis=-1)
         for index, size in enumerate(self.sizes):
             x = ActionEquivariantBlock(size, name=f"{self.name}_block_{index}")(x)
@@ -77,5 +77,5 @@ class LearnedEmbedding:
     learned: ClassVar[bool] = True
 
     def __call__(self, context: FeatureContext) -> Array:
-        output = linear(max(self.size, 1), name=self.name, stddev=HEAD_STDDEV)(context.summary)
+        output = linear(max(self.size, 1), name=self.name, stddev=HEAD_STDDEV)(context.summarized)
         return output if self.size else output.squeeze(-1)

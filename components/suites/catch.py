@@ -14,8 +14,7 @@ from framework.specs import EnvironmentSpec
 from framework.types import Array, TimeStep
 
 
-@struct.dataclass
-class CatchState:
+class CatchState(struct.PyTreeNode):
     """Where ball and paddle are: row and column of the ball, column of the paddle [] int32."""
 
     ball_row: Array

@@ -1,4 +1,4 @@
-"""Examples: components built from their annotations alone, and random inputs for them. What conformance checks run on."""
+"""What conformance checks run on: components built from their annotations alone, and random inputs for them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class NoExampleError(TypeError):
 def example(cls: type) -> Any:
     """An instance of a component with its defaults; what it requires is filled from the annotations.
 
-    A required protocol gets the first registered component of that kind that can be built, a sequence one item, a number
-    a small positive value, a string the name ``example``.
+    A required protocol gets the first registered component of that kind whose parameters all have defaults, a sequence
+    one item, a number a small positive value, a string the name ``example``.
 
     Raises:
       NoExampleError: a required parameter has an annotation that none of this fits.
     """
-    arguments = {p.name: _example_value(p.annotation, f"{cls.__name__}.{p.name}") for p in parameters(cls) if p.required}
-    return cls(**arguments)
+    required = [parameter for parameter in parameters(cls) if parameter.required]
+    return cls(**{p.name: _example_value(p.annotation, f"{cls.__name__}.{p.name}") for p in required})
 
 
 _SCALARS: dict[type, Any] = {bool: False, int: 2, float: 0.1, str: EXAMPLE}
@@ -56,11 +56,12 @@ def _example_value(annotation: Any, where: str) -> Any:
         return None if type(None) in arguments else _example_value(arguments[0], where)
     if origin in (tuple, list, Sequence):
         return (_example_value(arguments[0], where),)
-    kinds = [kind for kind, protocol in KINDS.items() if protocol is annotation]
-    candidates = [*components_of(kinds[0]).values()] if kinds else [annotation]
-    for candidate in candidates:
-        if all(not p.required for p in parameters(candidate)) or not kinds:
-            return example(candidate)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return example(annotation)
+    for kind, protocol in KINDS.items():
+        for candidate in components_of(kind).values() if protocol is annotation else ():
+            if not any(parameter.required for parameter in parameters(candidate)):
+                return candidate()
     raise NoExampleError(f"{where} has no example: give it a default, or register a component with defaults for it")
 
 
@@ -80,6 +81,10 @@ class Sizes:
     @property
     def spec(self) -> EnvironmentSpec:
         return EnvironmentSpec(observation_shape=(3, 2), num_actions=self.actions)
+
+
+SMALLEST, SMALL = Sizes(steps=1, batch=1, actions=2), Sizes(steps=5, batch=3, actions=4)
+"""What components are checked on; numbers that other sizes have as well would hide mistakes."""
 
 
 def random_boundaries(rng: np.random.Generator, sizes: Sizes) -> tuple[Array, Array]:
@@ -210,8 +215,9 @@ def world(sizes: Sizes, seed: int = 0) -> World:
     targets = {EXAMPLE: random_normal(rng, sizes.steps, sizes.batch, SUMMARY_SIZE)}
     for target in examples_of("targets"):
         if target.name not in targets:
-            shape = jax.eval_shape(InContext(target).init_with_output, jax.random.key(0), inputs, estimates, summary, targets)
-            targets[target.name] = random_normal(rng, *shape[0].shape)
+            compute = InContext(target).init_with_output
+            value, _ = jax.eval_shape(compute, jax.random.key(0), inputs, estimates, summary, targets)
+            targets[target.name] = random_normal(rng, *value.shape)
     return World(sizes, heads, inputs, estimates, summary, targets)
 
 

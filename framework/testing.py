@@ -1,0 +1,181 @@
+"""Conformance: what every component of a kind must do, as functions that raise ``AssertionError`` with the reason.
+
+`check_component` builds an example of a registered class and checks it; the checks of the kinds take an instance, for
+components in other configurations. Registering a component is what makes the test suite test it::
+
+    import pytest
+    from framework import testing
+
+    @pytest.mark.parametrize(("kind", "cls"), testing.registered("my_package"))
+    def test_my_components(kind: str, cls: type) -> None:
+        testing.check_component(kind, cls)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from framework import registry
+from framework import testing_examples as examples
+from framework.environment import Batched
+from framework.interfaces import Environment, Optimizer, Replay, Suite, Weights
+from framework.meta_network import MetaNetwork
+from framework.testing_examples import EXAMPLE, Sizes
+from framework.testing_expectations import (
+    check_function,
+    expect,
+    expect_close,
+    expect_same_form,
+    expect_shape,
+)
+from framework.testing_networks import (
+    check_action_model,
+    check_head,
+    check_lifetime_core,
+    check_torso,
+    check_trajectory_core,
+)
+from framework.testing_rules import (
+    check_action_feature,
+    check_feature,
+    check_loss_term,
+    check_normalizer,
+    check_number,
+    check_target,
+    check_value_estimator,
+)
+from framework.types import Array, PyTree, TimeStep
+
+
+def registered(*packages: str) -> list[tuple[str, type]]:
+    """(kind, class) of all registered components that are defined in the given packages."""
+    found = [(kind, cls) for kind in registry.kinds() for cls in registry.components_of(kind).values()]
+    return [(kind, cls) for kind, cls in found if cls.__module__.split(".")[0] in packages]
+
+
+def check_component(kind: str, cls: type) -> None:
+    """Checks an example of a registered class against all that its kind asks for.
+
+    Raises:
+      AssertionError: with the component and what it does wrong.
+    """
+    try:
+        check_configuration(cls)
+        if kind in CHECKS:
+            CHECKS[kind](examples.example(cls))
+    except AssertionError as error:
+        raise AssertionError(f"{kind}.{cls.__name__}: {error}") from error
+
+
+def check_configuration(cls: type) -> None:
+    """A component is documented, and two of the same configuration are equal, as jit and module sharing need."""
+    expect(bool((cls.__doc__ or "").strip()), "it has no docstring: say in one sentence what it is")
+    expect(not (cls.__doc__ or "").startswith(f"{cls.__name__}("), "its docstring is only its signature")
+    one, other = examples.example(cls), examples.example(cls)
+    expect(one == other, "two of the same configuration are not equal")
+    expect(hash(one) == hash(other), "two of the same configuration have different hashes")
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """An optimizer descends, in proportion to the learning rate it is given, and accepts parameters that are none."""
+    params = {"matrix": jnp.ones((3, 2)), "vector": jnp.full((4,), -2.0)}
+    gradient, state, rate = params, optimizer.init(params), jnp.asarray(1e-2)
+    change, after = check_function(optimizer.update, gradient, state, params, rate)
+    expect_same_form(change, params, "the change")
+    expect_same_form(after, state, "the state")
+    descent = sum(jnp.vdot(c, g) for c, g in zip(jax.tree.leaves(change), jax.tree.leaves(gradient), strict=True))
+    expect(descent < 0, "its change does not descend: it must be added to the parameters")
+    twice, _ = optimizer.update(gradient, state, params, 2.0 * rate)
+    expect_close(jax.tree.map(lambda x: x / 2.0, twice), change, "the change is not in proportion to the learning rate")
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    check_function(optimizer.update, nothing, state, params, rate)
+    expect(optimizer.update({}, optimizer.init({}), {}, rate)[0] == {}, "it fails where there are no parameters")
+
+
+def check_suite(suite: Suite) -> None:
+    """A suite has differently named tasks, each with an environment."""
+    tasks = tuple(suite.tasks())
+    expect(bool(tasks) and len(set(tasks)) == len(tasks), f"its tasks must be named and distinct, got {tasks}")
+    check_environment(suite.environment(tasks[0]))
+
+
+def check_environment(environment: Environment, steps: int = 40) -> None:
+    """An environment keeps its shapes, and terminates nowhere but at the last step of an episode."""
+    spec, key = environment.spec, jax.random.key(0)
+    state, observation = check_function(environment.reset, key)
+    expect_shape(observation, spec.observation_shape, "the first observation")
+    expect(observation.dtype == spec.observation_dtype, f"the first observation is of dtype {observation.dtype}")
+    action = jnp.zeros((), jnp.int32)
+    after, time_step = check_function(environment.step, key, state, action)
+    expect_same_form(after, state, "the state after a step")
+    zero = jnp.zeros(())
+    expected = TimeStep(observation=observation, reward=zero, discount=zero, last=jnp.zeros((), bool))
+    expect_same_form(time_step, expected, "the time step")
+
+    batched = Batched(environment, 3)
+
+    def play(key: Array) -> TimeStep:
+        def step(state: PyTree, key: Array) -> tuple[PyTree, TimeStep]:
+            action = jax.random.randint(key, (batched.size,), 0, spec.num_actions)
+            return batched.step(key, state, action)
+
+        return jax.lax.scan(step, batched.reset(key)[0], jax.random.split(key, steps))[1]
+
+    played = check_function(play, key)
+    expect(np.isin(played.discount, (0.0, 1.0)).all(), "discounts must be 0 or 1")
+    expect(np.all(played.last | (played.discount > 0)), "an episode terminates without being over: set last")
+
+
+def check_replay(replay: Replay) -> None:
+    """A replay gives batches of the size it says, made of nothing but trajectories that it was given."""
+    sizes = Sizes(steps=3, batch=2, actions=2)
+    blank = examples.random_trajectory(np.random.default_rng(0), sizes)
+    state = replay.init(blank)
+    unrolls = replay.warm_up_unrolls(sizes.batch) + 1
+    tags = 1.0 + jnp.arange(unrolls * sizes.batch, dtype=jnp.float32).reshape(unrolls, sizes.batch)
+    for tag in tags:
+        fresh = blank.replace(reward=jnp.broadcast_to(tag, blank.reward.shape))
+        after = check_function(replay.insert, state, fresh)
+        expect_same_form(after, state, "the state after an insertion")
+        state = after
+    batch = check_function(replay.sample, state, jax.random.key(0), fresh)
+    expect_shape(batch.action, (sizes.steps, replay.batch(sizes.batch)), "a batch")
+    expect(np.isin(batch.reward, tags).all(), "a batch holds what was never inserted")
+    expect(np.all(batch.reward == batch.reward[:1]), "a batch mixes the steps of different trajectories")
+
+
+def check_weights(weights: Weights) -> None:
+    """Weights have the form of the initial ones, or say in one line why they cannot."""
+    initial = {EXAMPLE: jnp.zeros(3)}
+    try:
+        found = weights(initial, MetaNetwork(targets=()))
+    except Exception as refusal:
+        expect(bool(str(refusal)) and "\n" not in str(refusal), f"it refuses without a reason: {refusal!r}")
+    else:
+        expect_same_form(found, initial, "the meta-parameters")
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "heads": check_head,
+    "torsos": check_torso,
+    "action_models": check_action_model,
+    "features": check_feature,
+    "action_features": check_action_feature,
+    "trajectory_cores": check_trajectory_core,
+    "lifetime_cores": check_lifetime_core,
+    "targets": check_target,
+    "value_estimators": check_value_estimator,
+    "normalizers": check_normalizer,
+    "loss_terms": check_loss_term,
+    "optimizers": check_optimizer,
+    "suites": check_suite,
+    "replays": check_replay,
+    "weights": check_weights,
+    "numbers": check_number,
+}
+"""The check of every kind that has a protocol; kinds of concrete classes are checked by what they are made of."""
