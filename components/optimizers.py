@@ -21,10 +21,9 @@ def clip_global_norm(gradient: Params, limit: float | None) -> Params:
     return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12)), gradient)
 
 
-def _check_positive(**values: float | Number | None) -> None:
-    for name, value in values.items():
-        if value is not None and not isinstance(value, Number) and value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+def _check_positive(name: str, value: float | Number | None) -> None:
+    if value is not None and not isinstance(value, Number) and value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}")
 
 
 class AdamState(struct.PyTreeNode):
@@ -58,9 +57,8 @@ class Adam:
     max_gradient_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(
-            learning_rate=self.learning_rate, max_update=self.max_update, max_gradient_norm=self.max_gradient_norm
-        )
+        for name in ("learning_rate", "max_update", "max_gradient_norm"):
+            _check_positive(name, getattr(self, name))
 
     def init(self, params: Params) -> PyTree:
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -99,7 +97,8 @@ class SGD:
     max_gradient_norm: float | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(learning_rate=self.learning_rate, max_gradient_norm=self.max_gradient_norm)
+        for name in ("learning_rate", "max_gradient_norm"):
+            _check_positive(name, getattr(self, name))
 
     def init(self, params: Params) -> PyTree:
         return ()

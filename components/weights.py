@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -212,16 +212,24 @@ def _download(published: PublishedFile) -> Path:
     try:
         with urllib.request.urlopen(published.url, timeout=30) as response:
             content = response.read()
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise WeightsError(
             f"the weights {published.file} are not on this machine and could not be downloaded ({error}): fetch the "
             f"file from {published.url} and put it into {path.parent} or into the folder that $RULESPACE_WEIGHTS names"
         ) from error
     _check_sha256(content, published, published.url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In a folder of its own until it is whole: several runs may download at once.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = Path(folder) / published.file
+            whole.write_bytes(content)
+            whole.replace(path)
+    except OSError as error:
+        raise WeightsError(
+            f"the weights {published.file} cannot be kept in {path.parent} ({error.strerror}): free some space there, "
+            "or let $XDG_CACHE_HOME name a folder that can be written to"
+        ) from error
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -17,7 +18,7 @@ from experiments.loading import load_experiment
 from framework import keys
 from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import Loaded, first_difference
-from framework.environment import Batched
+from framework.environment import Batched, check_environment
 from framework.errors import UserError
 from framework.evaluate import episode_returns
 from framework.experiment import Experiment
@@ -25,6 +26,7 @@ from framework.metrics import MetricsWriter, read_metrics
 from framework.progress import Progress
 from framework.run_folder import RunFolder
 from framework.stopping import StopSignals
+from framework.storage import RunFolderError
 from framework.train import Trainer, mean_metrics, with_metrics_reset
 from framework.types import TrainState
 
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     folder = RunFolder(Path(options.workdir) if options.workdir else default)
     with folder.claimed():
         _refuse_other_experiment(folder, loaded)
+        _refuse_fewer_steps(folder, experiment)
         if _is_finished(folder, experiment):
             print(f"{folder.path} is finished: {_summary(folder.result() or {})}")
             return OK
@@ -55,7 +58,8 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         try:
             result = run.to_the_end()
         except Exception as error:
-            folder.write_result(run.outcome("failed", error=str(error) or type(error).__name__))
+            with contextlib.suppress(RunFolderError):  # What failed may have been the disk: say that, not this.
+                folder.write_result(run.outcome("failed", error=str(error) or type(error).__name__))
             raise
         folder.write_result(result)
         print(_ending(folder, result))
@@ -77,16 +81,19 @@ def _refuse_other_experiment(folder: RunFolder, loaded: Loaded) -> None:
         )
 
 
-def _is_finished(folder: RunFolder, experiment: Experiment) -> bool:
-    result = folder.result()
-    if result is None or result["status"] != "finished":
-        return False
-    if result["steps"] > experiment.steps:
+def _refuse_fewer_steps(folder: RunFolder, experiment: Experiment) -> None:
+    saved = Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps()
+    reached = max([*saved, (folder.result() or {"steps": 0})["steps"]])
+    if reached > experiment.steps:
         raise UserError(
-            f"{folder.path} holds a run of {result['steps']} steps, more than the {experiment.steps} asked for: "
+            f"{folder.path} holds a run of {reached:,} steps, more than the {experiment.steps:,} asked for: "
             "choose another folder with --workdir"
         )
-    return result["steps"] == experiment.steps
+
+
+def _is_finished(folder: RunFolder, experiment: Experiment) -> bool:
+    result = folder.result()
+    return result is not None and result["status"] == "finished" and result["steps"] == experiment.steps
 
 
 def _summary(result: Mapping[str, Any]) -> str:
@@ -117,6 +124,7 @@ class Run:
 
     def to_the_end(self) -> dict[str, Any]:
         """Trains to the last step or to a signal, and tells the outcome."""
+        check_environment(self.trainer.environments.environment)
         settings = self.experiment.logging
         checkpoints = Checkpoints(self.folder.checkpoints, keep=settings.keep_checkpoints)
         restored = checkpoints.restore(jax.eval_shape(self.trainer.init_with, self.trainer.meta_params_shapes()))
@@ -165,8 +173,7 @@ class Run:
     def _log(self, writer: MetricsWriter, progress: Progress, step: int, updates_per_second: float) -> None:
         assert self.state is not None
         means = mean_metrics(self.state)
-        if step % self.experiment.logging.interval == 0:
-            self.state = with_metrics_reset(self.state)
+        self.state = with_metrics_reset(self.state)
         speed = updates_per_second * self.experiment.num_environments * self.experiment.trajectory_length
         writer.write(
             step, self.trainer.env_steps(step), self.wall_seconds, means | {"speed/env_steps_per_second": speed}
@@ -178,7 +185,7 @@ class Run:
         step = 0 if self.state is None else int(self.state.step)
         points = [point for point in read_metrics(self.folder.path) if point["step"] <= step]
         returns = {self.trainer.task: windows(points, self.experiment.evaluation.interval)}
-        if points:
+        if self.state is not None:
             from framework.curves import draw_learning_curve
 
             draw_learning_curve(self.folder.learning_curve, returns, title=self.name)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framework.transforms import expectation
 from framework.types import Array
 
 
@@ -35,6 +36,30 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         for index, size in enumerate(self.sizes):
             x = linear(size, name=f"linear_{index}")(x if index == 0 else nn.relu(x))
+        return x
+
+
+class ExpectedLinear(nn.Module):
+    """A linear layer on a distribution given by its logits: W^T softmax(x) + b, [..., K] to [..., size]."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, logits: Array) -> Array:
+        kernel = self.param("kernel", truncated_normal(), (logits.shape[-1], self.size))
+        return expectation(logits, kernel) + self.param("bias", nn.initializers.zeros, (self.size,))
+
+
+class DistributionMLP(nn.Module):
+    """An MLP on a distribution given by its logits: [..., K] to [..., sizes[-1]]."""
+
+    sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, logits: Array) -> Array:
+        x = ExpectedLinear(self.sizes[0], name="linear_0")(logits)
+        for index, size in enumerate(self.sizes[1:], start=1):
+            x = linear(size, name=f"linear_{index}")(nn.relu(x))
         return x
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -43,7 +44,7 @@ def example(cls: type) -> Any:
     return cls(**{p.name: _example_value(p.annotation, f"{cls.__name__}.{p.name}") for p in required})
 
 
-_SCALARS: dict[type, Any] = {bool: False, int: 2, float: 0.1, str: EXAMPLE}
+_SCALARS: dict[type, Any] = {bool: False, int: 2, float: 0.1, str: EXAMPLE, Path: Path(EXAMPLE)}
 
 
 def _example_value(annotation: Any, where: str) -> Any:
@@ -168,11 +169,9 @@ class InContext(nn.Module):
     component: Callable[[FeatureContext], Array]
 
     @nn.compact
-    def __call__(
-        self, inputs: RuleInputs, estimates: Estimates, summary: Array | None, targets: dict[str, Array]
-    ) -> Array:
+    def __call__(self, inputs: RuleInputs, estimates: Estimates, summary: Array, targets: dict[str, Array]) -> Array:
         context = FeatureContext(inputs, estimates, dict(targets))
-        context.summary = summary
+        context.summarize(summary)
         return self.component(context)
 
 

@@ -37,11 +37,20 @@ def two_hot(x: Array, limit: int) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(x - bins))
 
 
+def expectation(logits: Array, values: Array) -> Array:
+    """Mean of values [K, D] under softmax(logits): [..., K] to [..., D].
+
+    Normalized after the product, which sums the weights along the way: one pass over the logits less.
+    """
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    sums = weights @ jnp.concatenate([values, jnp.ones_like(values[:, :1])], axis=-1)
+    return sums[..., :-1] / sums[..., -1:]
+
+
 def expected_bin(logits: Array, limit: int) -> Array:
     """Mean of the integer bins from -limit to limit under softmax(logits): [..., K] to [...]."""
     bins = jnp.arange(-limit, limit + 1, dtype=jnp.float32)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
-    return (weights * bins).sum(axis=-1) / weights.sum(axis=-1)
+    return expectation(logits, bins[:, None]).squeeze(-1)
 
 
 def categorical_kl(p_logits: Array, q_logits: Array) -> Array:

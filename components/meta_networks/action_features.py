@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from framework.interfaces import ActionFeature
-from framework.layers import MLP, ActionEquivariantBlock
+from framework.layers import ActionEquivariantBlock, DistributionMLP
 from framework.meta_network import FeatureContext
 from framework.registry import component
 from framework.transforms import signed_log
@@ -64,12 +64,17 @@ class Prediction:
     sizes: tuple[int, ...] = (16, 1)
 
     def __call__(self, context: FeatureContext) -> Array:
-        return embedding(context, self.head, self.sizes)(jax.nn.softmax(output_of(context, self.head, self.source)))
+        return embedding(context, self.head, self.sizes)(output_of(context, self.head, self.source))
 
 
-def embedding(context: FeatureContext, head: str, sizes: tuple[int, ...]) -> MLP:
-    """The network's one embedding of a head's distributions."""
-    return context.module(("embedding", head, sizes), lambda name: MLP(sizes, name=name), f"embedding_{head}")
+def _named_embedding(sizes: tuple[int, ...], name: str) -> DistributionMLP:
+    return DistributionMLP(sizes, name=name)
+
+
+def embedding(context: FeatureContext, head: str, sizes: tuple[int, ...]) -> DistributionMLP:
+    """The network's one embedding of a head's distributions, from their logits."""
+    build = functools.partial(_named_embedding, sizes)
+    return context.module(("embedding", head, sizes), build, f"embedding_{head}")
 
 
 @component("action_features")

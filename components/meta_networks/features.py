@@ -73,7 +73,7 @@ class Prediction:
     sizes: tuple[int, ...] = (16, 1)
 
     def __call__(self, context: FeatureContext) -> Array:
-        x = embedding(context, self.head, self.sizes)(jax.nn.softmax(output_of(context, self.head, self.source)))
+        x = embedding(context, self.head, self.sizes)(output_of(context, self.head, self.source))
         return jnp.concatenate([x[:-1], x[1:]], axis=-1)
 
 
@@ -152,4 +152,4 @@ class EmbeddedTarget:
     sizes: tuple[int, ...] = (16, 1)
 
     def __call__(self, context: FeatureContext) -> Array:
-        return embedding(context, self.head, self.sizes)(jax.nn.softmax(context.targets[self.target]))
+        return embedding(context, self.head, self.sizes)(context.targets[self.target])
