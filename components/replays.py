@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ def _time_first(trajectory: Trajectory) -> Trajectory:
 class OnPolicy:
     """No memory: an update learns from the trajectories just collected."""
 
+    capacity: ClassVar[int] = 0
+
     def init(self, example: Trajectory) -> PyTree:
         return ()
 
@@ -49,6 +52,9 @@ class OnPolicy:
         return fresh
 
     def batch(self, num_environments: int) -> int:
+        return num_environments
+
+    def fresh_of_batch(self, num_environments: int) -> int:
         return num_environments
 
     def warm_up_unrolls(self, num_environments: int) -> int:
@@ -101,6 +107,9 @@ class Uniform:
 
     def batch(self, num_environments: int) -> int:
         return self.batch_size
+
+    def fresh_of_batch(self, num_environments: int) -> int:
+        return self.fresh
 
     def warm_up_unrolls(self, num_environments: int) -> int:
         return -(-self.batch_size // num_environments) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -70,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, flags.Error) as error:
         print(f"rulespace: {error}\nSee rulespace --help.", file=sys.stderr)
         return WRONG_USAGE
+    except BrokenPipeError:
+        # Who read our output has seen enough; nothing may be flushed into the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         print("rulespace: interrupted", file=sys.stderr)
         return INTERRUPTED

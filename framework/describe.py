@@ -33,7 +33,6 @@ from framework.description import (
 from framework.interfaces import ActionFeature, Feature, LossTerm, Number, TrajectoryCore
 from framework.meta_network import FeatureContext, MetaNetwork
 from framework.numbers import Hyperparameter, Output
-from framework.rollout import initial_actor, unroll
 from framework.train import Trainer
 from framework.types import ActorState, Array, Estimates, LearnerState, Outputs, Params, PyTree, RuleInputs
 from framework.update_rule import UpdateRule, parts
@@ -141,12 +140,8 @@ def _shapes(trainer: Trainer) -> _Shapes:
     rule, meta_network = experiment.rule, experiment.rule.meta_network
 
     def first_update(key: Array) -> _Shapes:
-        hyperparameters = {name: jnp.float32(value) for name, value in experiment.hyperparameters().items()}
-        newborn = learner.init(trainer.network.init(key), hyperparameters)
-        actor = initial_actor(trainer.network, trainer.environments, key)
-        actor, fresh = unroll(
-            trainer.network, trainer.environments, newborn.params, actor, key, experiment.trajectory_length
-        )
+        newborn, actor = trainer.newborn(key)
+        actor, fresh = trainer.act(newborn, actor, key)
         replay = experiment.replay.init(fresh)
         inputs = learner.rule_inputs(newborn, experiment.replay.sample(replay, key, fresh))
         meta_params = rule.init(key, inputs)
@@ -263,8 +258,7 @@ def _is_sum(formula: str) -> bool:
 def _schedule(trainer: Trainer, shapes: _Shapes) -> ScheduleDescription:
     experiment = trainer.experiment
     batch_size = shapes.action.shape[1]
-    remembers = bool(jax.tree.leaves(shapes.replay))
-    fresh = getattr(experiment.replay, "fresh", 0) if remembers else batch_size
+    fresh = experiment.replay.fresh_of_batch(experiment.num_environments)
     return ScheduleDescription(
         updates=experiment.steps,
         env_steps=trainer.env_steps(experiment.steps),
@@ -279,7 +273,7 @@ def _schedule(trainer: Trainer, shapes: _Shapes) -> ScheduleDescription:
         fresh=fresh,
         replayed=batch_size - fresh,
         replay=configuration(experiment.replay),
-        replay_capacity=getattr(experiment.replay, "capacity", None) if remembers else 0,
+        replay_capacity=experiment.replay.capacity,
         replay_ratio=1.0 - fresh / batch_size,
         uses_per_transition=experiment.epochs * batch_size / experiment.num_environments,
         evaluation=configuration(experiment.evaluation),

@@ -202,7 +202,7 @@ class ScheduleDescription:
       batch_size: trajectories an update learns from, B.
       fresh, replayed: how many of them are just collected, and how many are drawn from the replay.
       replay: what the agent remembers.
-      replay_capacity: trajectories remembered; 0 without a memory, ``None`` where the replay does not say.
+      replay_capacity: trajectories remembered; 0 without a memory.
       replay_ratio: replayed / batch_size.
       uses_per_transition: how often a transition is learned from, on average.
       evaluation: how returns are measured.
@@ -222,7 +222,7 @@ class ScheduleDescription:
     fresh: int
     replayed: int
     replay: Component
-    replay_capacity: int | None
+    replay_capacity: int
     replay_ratio: float
     uses_per_transition: float
     evaluation: Component

@@ -122,7 +122,7 @@ class Experiment:
         if self.evaluation.interval % self.logging.interval:
             message = f"a point of the learning curve ({self.evaluation.interval} steps) must be whole logged points"
             yield Problem(self.logging, "interval", f"{message} ({self.logging.interval} steps)")
-        fresh = getattr(self.replay, "fresh", 0)
+        fresh = self.replay.fresh_of_batch(self.num_environments)
         if fresh > self.num_environments:
             message = (
                 f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"

@@ -218,7 +218,13 @@ class Suite(Protocol):
 
 @runtime_checkable
 class Replay(Protocol):
-    """What an agent remembers, and which of it an update learns from."""
+    """What an agent remembers, and which of it an update learns from.
+
+    Attributes:
+      capacity: number of trajectories remembered; 0 without a memory.
+    """
+
+    capacity: int
 
     def init(self, example: PyTree) -> PyTree:
         """An empty memory for trajectories like ``example`` (batch axis 1)."""
@@ -231,6 +237,9 @@ class Replay(Protocol):
 
     def batch(self, num_environments: int) -> int:
         """How many trajectories an update learns from."""
+
+    def fresh_of_batch(self, num_environments: int) -> int:
+        """How many of them are the ones just collected, whatever is drawn."""
 
     def warm_up_unrolls(self, num_environments: int) -> int:
         """How many unrolls to act without learning before the first update."""

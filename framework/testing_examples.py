@@ -229,8 +229,8 @@ def permuted_actions(of: World, order: np.ndarray) -> World:
     """The same world with its actions numbered otherwise: the new action i is the old ``order[i]``."""
     more = dataclasses.replace(of.sizes, actions=of.sizes.actions + 1)
 
-    def outputs(x: Outputs) -> Outputs:
-        return {name: _permuted_output(x[name], of.heads[name], of.sizes, more, order) for name in x}
+    def outputs(x: Outputs | None) -> Outputs | None:
+        return x and {name: _permuted_output(x[name], of.heads[name], of.sizes, more, order) for name in x}
 
     def last_axis(x: Array) -> Array:
         return x[..., order] if x.ndim > 2 and x.shape[-1] == of.sizes.actions else x

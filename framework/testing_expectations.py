@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,8 @@ def expect_shape(x: Array, shape: tuple[int, ...], what: str) -> None:
 
 def expect_close(found: PyTree, expected: PyTree, message: str, tolerance: float = 1e-4) -> None:
     """Compares two trees, relative to the largest magnitude of each array but at least 1."""
-    expect(jax.tree.structure(found) == jax.tree.structure(expected), f"{message}: other structure")
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (found, expected)]
+    expect(structures[0] == structures[1], f"{message}: other structure")
     for a, b in zip(map(np.asarray, jax.tree.leaves(found)), map(np.asarray, jax.tree.leaves(expected)), strict=True):
         expect(a.shape == b.shape, f"{message}: shapes {a.shape} and {b.shape}")
         error = np.abs(a.astype(float) - b.astype(float)).max(initial=0.0)
@@ -51,7 +53,7 @@ def check_function(function: Callable[..., Any], *arguments: PyTree) -> Any:
     def traced(*arguments: PyTree) -> Any:
         nonlocal traces
         traces += 1
-        before = jax.tree.flatten(arguments)
+        before: Any = jax.tree.flatten(arguments)
         output = function(*arguments)
         after = jax.tree.flatten(arguments)
         same = before[1] == after[1] and all(a is b for a, b in zip(before[0], after[0], strict=True))
@@ -69,10 +71,18 @@ def check_function(function: Callable[..., Any], *arguments: PyTree) -> Any:
     vmapped = jax.eval_shape(jax.vmap(function), *pair)
     shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(vmapped)]
     expect(shapes == [jnp.shape(leaf) for leaf in jax.tree.leaves(output)], "vmap gives other shapes")
-    programs = [jax.make_jaxpr(function)(*arguments) for _ in range(2)]
-    constants = [[np.asarray(constant).tobytes() for constant in program.consts] for program in programs]
-    expect(constants[0] == constants[1], "it is another function when traced again: is there randomness without a key?")
+    expect(
+        _program(function, arguments) == _program(function, arguments),
+        "it is another function when traced again: is there randomness without a key?",
+    )
     return output
+
+
+def _program(function: Callable[..., Any], arguments: tuple[PyTree, ...]) -> tuple[str, list[bytes]]:
+    """What a function is compiled from, and its constants, traced anew."""
+    program = jax.make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
+    text = re.sub("0x[0-9a-f]+", "", str(program))  # addresses of functions
+    return text, [np.asarray(constant).tobytes() for constant in program.consts]
 
 
 def check_gradient_reaches(function: Callable[[Params], Array], params: Params) -> None:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import optax  # type: ignore[import-untyped]
 
 from framework.interfaces import ActionModel, Head, LifetimeCore, Torso, TrajectoryCore, ValueHead
 from framework.testing_examples import SMALL, SMALLEST, permuted_batch, random_normal
@@ -98,10 +98,10 @@ def check_action_model(model: ActionModel) -> None:
         params = init(module, embedding, static=(None, widths, sizes.actions))
 
         def every(params: Params, embedding: Array, actions: int = sizes.actions) -> dict[str, Array]:
-            return module.apply({"params": params}, embedding, None, widths, actions)
+            return cast(dict[str, Array], module.apply({"params": params}, embedding, None, widths, actions))
 
         def taken(params: Params, embedding: Array, action: Array, actions: int = sizes.actions) -> dict[str, Array]:
-            return module.apply({"params": params}, embedding, action, widths, actions)
+            return cast(dict[str, Array], module.apply({"params": params}, embedding, action, widths, actions))
 
         of_all, of_taken = check_function(every, params, embedding), check_function(taken, params, embedding, action)
         for name, width in widths.items():
@@ -130,7 +130,7 @@ def check_trajectory_core(core: TrajectoryCore) -> None:
     never = jnp.zeros_like(last)
     earlier = jnp.concatenate([other[:middle], features[middle:]])
     expect_close(read(earlier, never)[middle:], read(features, never)[middle:], "a step sees its past", 0.0)
-    check_gradient_reaches(lambda p: module.apply({"params": p}, features, never), params)
+    check_gradient_reaches(lambda p: cast(Array, module.apply({"params": p}, features, never)), params)
 
 
 def check_lifetime_core(core: LifetimeCore) -> None:

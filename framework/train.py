@@ -53,12 +53,12 @@ class Trainer:
 
     def example_trajectory(self) -> Trajectory:
         """Shapes of one unroll's trajectory; nothing is computed."""
-        return jax.eval_shape(self.newborn_and_trajectory, jax.random.key(0))[1]
+        return jax.eval_shape(lambda: self.newborn_and_trajectory(jax.random.key(0)))[1]
 
     def newborn_and_trajectory(self, key: Array) -> tuple[LearnerState, Trajectory]:
         """A newborn agent's learner and the first trajectory it would collect."""
-        learner, actor = self._newborn(key)
-        return learner, self._act(learner, actor, key)[1]
+        learner, actor = self.newborn(key)
+        return learner, self.act(learner, actor, key)[1]
 
     def initial_meta_params(self, key: Array) -> Params:
         """Meta-parameters drawn at random; ``{}`` for a static rule."""
@@ -88,27 +88,29 @@ class Trainer:
 
     def meta_params_shapes(self) -> Params:
         """Shapes of the meta-parameters; nothing is computed."""
-        return jax.eval_shape(self.initial_meta_params, jax.random.key(0))
+        return jax.eval_shape(lambda: self.initial_meta_params(jax.random.key(0)))
 
-    def _newborn(self, key: Array) -> tuple[LearnerState, ActorState]:
+    def newborn(self, key: Array) -> tuple[LearnerState, ActorState]:
+        """A newborn agent's learner, and the agent at the start of its environments."""
         params_key, reset_key = jax.random.split(key)
         hyperparameters = {k: jnp.asarray(v, jnp.float32) for k, v in self.experiment.hyperparameters().items()}
         learner = self.learner.init(self.network.init(params_key), hyperparameters)
         return learner, initial_actor(self.network, self.environments, reset_key)
 
     def _initial_agent(self, root: Array) -> AgentState:
-        learner, actor = self._newborn(keys.role_key(root, Role.PARAMS))
+        learner, actor = self.newborn(keys.role_key(root, Role.PARAMS))
         replay = self.experiment.replay.init(self.example_trajectory())
 
         def act(step: Array, carry: tuple) -> tuple:
             actor, replay = carry
-            actor, trajectory = self._act(learner, actor, keys.step_key(root, step, Role.WARM_UP))
+            actor, trajectory = self.act(learner, actor, keys.step_key(root, step, Role.WARM_UP))
             return actor, self.experiment.replay.insert(replay, trajectory)
 
         actor, replay = jax.lax.fori_loop(0, self.warm_up_unrolls, act, (actor, replay))
         return AgentState(learner=learner, actor=actor, replay=replay)
 
-    def _act(self, learner: LearnerState, actor: ActorState, key: Array) -> tuple[ActorState, Trajectory]:
+    def act(self, learner: LearnerState, actor: ActorState, key: Array) -> tuple[ActorState, Trajectory]:
+        """One unroll of the agent in its environments."""
         length = self.experiment.trajectory_length
         return unroll(self.network, self.environments, learner.params, actor, key, length)
 
@@ -117,7 +119,7 @@ class Trainer:
     ) -> tuple[AgentState, dict[str, Array]]:
         """One round of acting, remembering, learning; with the numbers to log {name: []}."""
         replay = self.experiment.replay
-        actor, fresh = self._act(agent.learner, agent.actor, keys.step_key(root, step, Role.ACT))
+        actor, fresh = self.act(agent.learner, agent.actor, keys.step_key(root, step, Role.ACT))
         memory = replay.insert(agent.replay, fresh)
         batch = replay.sample(memory, keys.step_key(root, step, Role.REPLAY), fresh)
         minibatch_key = keys.step_key(root, step, Role.MINIBATCHES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def test_no_transition_is_lost_between_trajectories() -> None:
     for name in ("reward", "discount", "last"):
         joined = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(joined, getattr(whole, name))
-    for before, after in zip(parts[:-1], parts[1:], strict=True):
+    for before, after in itertools.pairwise(parts):
         np.testing.assert_array_equal(before.observation[-1], after.observation[0])
 
 

@@ -14,12 +14,6 @@ from framework.experiment import Experiment
 from framework.keys import Role
 from framework.train import Trainer
 
-SMALL_DISCO = (
-    "Experiment.weights = @weights.Initial()", "PREDICTION_CATEGORIES = 5", "TRAJECTORY_LSTM_SIZE = 6",
-    "META_RNN_SIZE = 4", "TORSO_SIZES = (8,)", "ACTION_MODEL_SIZE = 6", "HEAD_SIZES = (5,)", "REPLAY_CAPACITY = 8",
-    "BATCH_SIZE = 4", "TRAJECTORY_LENGTH = 3", "heads.CategoricalActionValue.limit = 4", "ROWS = 3", "COLUMNS = 3",
-)  # fmt: skip
-
 
 def data(key: jax.Array) -> tuple[int, ...]:
     return tuple(np.asarray(jax.random.key_data(key)).tolist())
@@ -47,10 +41,11 @@ def test_roles_keep_their_numbers() -> None:
     assert [int(role) for role in Role] == list(range(len(Role)))
 
 
-def test_no_key_of_a_training_step_is_used_twice() -> None:
-    minibatches = ("Experiment.epochs = 2", "Experiment.minibatches = 2", "Experiment.replay.fresh = 1")
-    experiment = load("disco103_catch", bindings=[*SMALL_DISCO, *minibatches[:2]], root=Experiment).experiment
-    trainer = Trainer(experiment)
+def test_no_key_of_a_step_is_used_twice() -> None:
+    """Acting, replay and minibatches: jax follows every key of the program."""
+    replay = ("Experiment.replay = @Uniform()", "Uniform.capacity = 8", "Uniform.batch_size = 8", "Uniform.fresh = 1")
+    bindings = (*replay, "EPOCHS = 2", "MINIBATCHES = 2", "NUM_ENVIRONMENTS = 2", "TRAJECTORY_LENGTH = 3")
+    trainer = Trainer(load("ppo_catch", bindings=bindings, root=Experiment).experiment)
+    state = trainer.init()
     with jax.debug_key_reuse(True):
-        state = trainer.steps(trainer.init(), jnp.asarray(2))
-    assert int(state.step) == 2
+        assert int(trainer.steps(state, jnp.asarray(2)).step) == 2

@@ -1,0 +1,76 @@
+"""Runs of the command for tests: small ones, in this process or in one of their own, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments import cli
+
+ROOT = Path(cli.__file__).resolve().parents[1]
+SMALL_DISCO = ("disco103_catch", f"--gin_file={ROOT / 'tests' / 'small_disco.gin'}")
+SMALL_PPO = (
+    "ppo_catch",
+    "--gin.ROWS=3",
+    "--gin.COLUMNS=3",
+    "--gin.TORSO_SIZES=(8,)",
+    "--gin.EPOCHS=2",
+    "--gin.NUM_ENVIRONMENTS=4",
+    "--gin.TRAJECTORY_LENGTH=4",
+)
+
+
+def intervals(*, logging: int, checkpoints: int, evaluation: int = 50, episodes: int = 8) -> tuple[str, ...]:
+    """Flags that set how often a run writes, and how many episodes it is evaluated on."""
+    return (
+        "--gin.Experiment.logging=@Logging()",
+        f"--gin.Logging.interval={logging}",
+        f"--gin.Logging.checkpoint_interval={checkpoints}",
+        "--gin.Experiment.evaluation=@Evaluation()",
+        f"--gin.Evaluation.interval={evaluation}",
+        f"--gin.Evaluation.episodes={episodes}",
+    )
+
+
+def run(*words: str, folder: Path, steps: int | None = None) -> int:
+    """Exit status of ``rulespace run`` in this process."""
+    length = () if steps is None else (f"--gin.STEPS={steps}",)
+    return cli.main(["run", *words, f"--workdir={folder}", *length])
+
+
+def command(*words: str) -> list[str]:
+    """The command as a process of its own is started."""
+    return [sys.executable, "-m", "experiments.cli", *words]
+
+
+def process_environment() -> dict[str, str]:
+    """Environment variables with which a process of its own finds the packages from any folder."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def rulespace(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, at its end."""
+    return subprocess.run(
+        command(*words), capture_output=True, text=True, check=False, cwd=cwd, env=process_environment(), timeout=300
+    )
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What ``result.json`` says."""
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def points_of(folder: Path) -> list[dict[str, Any]]:
+    """The points of ``metrics.jsonl``."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers_of(folder: Path) -> list[dict[str, Any]]:
+    """The points of ``metrics.jsonl`` without what the clock says, which no run repeats."""
+    clock = ("wall_seconds", "speed/env_steps_per_second")
+    return [{name: value for name, value in point.items() if name not in clock} for point in points_of(folder)]

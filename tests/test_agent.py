@@ -1,0 +1,154 @@
+"""Agents: networks that grow the rule's heads, and optimizers against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from components import action_models, optimizers, torsos
+from framework import testing_examples as examples
+from framework.agent import Agent, Network, resets
+from framework.config import load
+from framework.experiment import Experiment
+from framework.interfaces import Torso
+from framework.testing_examples import Sizes
+from framework.testing_expectations import expect_close
+from framework.transforms import at_action
+from framework.types import Array, Params, PyTree
+from framework.update_rule import UpdateRule
+
+SIZES = Sizes(steps=6, batch=2, actions=3)
+SMALL_DISCO = str(Path(__file__).with_name("small_disco.gin"))
+TORSOS = (torsos.MLP((8, 4)), torsos.RecurrentMLP((8,), memory=4))
+
+
+@functools.cache
+def disco() -> UpdateRule:
+    return load("disco103_catch", gin_files=[SMALL_DISCO], root=Experiment).experiment.rule
+
+
+@functools.cache
+def network_and_params(torso: Torso) -> tuple[Network, Params]:
+    agent = Agent(torso, optimizers.SGD(0.1), action_models.ActionLSTM(6, (5,)))
+    network = agent.network(disco(), SIZES.spec)
+    return network, jax.jit(network.init)(jax.random.key(0))
+
+
+@pytest.mark.parametrize("torso", TORSOS)
+def test_the_network_grows_the_rules_heads(torso: Torso) -> None:
+    network, params = network_and_params(torso)
+    batch = examples.random_trajectory(np.random.default_rng(0), SIZES, network.initial_carry(SIZES.batch))
+    outputs = jax.jit(network.unroll)(params, batch.observation, batch.last, batch.carry)
+    assert {name: x.shape for name, x in outputs.items()} == {
+        head.name: examples.output_shape(head, SIZES) for head in disco().heads
+    }
+    taken = jax.jit(network.unroll)(params, batch.observation, batch.last, batch.carry, batch.action)
+    for head in disco().heads:
+        every = outputs[head.name][:-1]
+        expected = at_action(every, batch.action) if head.action_conditional else every
+        np.testing.assert_allclose(taken[head.name][:-1], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("torso", TORSOS)
+def test_acting_step_by_step_is_the_unroll(torso: Torso) -> None:
+    network, params = network_and_params(torso)
+    batch = examples.random_trajectory(np.random.default_rng(0), SIZES)
+    carry = network.initial_carry(SIZES.batch)
+    whole = jax.jit(network.unroll)(params, batch.observation, batch.last, carry)["logits"]
+    policy = jax.jit(network.policy)
+    for t in range(SIZES.steps):
+        logits, carry = policy(params, batch.observation[t], carry)
+        np.testing.assert_allclose(logits, whole[t], rtol=1e-4, atol=1e-6)
+        carry = network.cleared(carry, batch.last[t])
+
+
+def test_an_unroll_over_an_episodes_end_is_two_unrolls() -> None:
+    network, params = network_and_params(TORSOS[1])
+    batch = examples.random_trajectory(np.random.default_rng(0), SIZES)
+    carry, unroll = network.initial_carry(SIZES.batch), jax.jit(network.unroll)
+    last = jnp.zeros_like(batch.last).at[2].set(True)
+    whole = unroll(params, batch.observation, last, carry)
+    before = unroll(params, batch.observation[:3], last[:2], carry)
+    after = unroll(params, batch.observation[3:], last[3:], carry)
+    expect_close(jax.tree.map(lambda *x: jnp.concatenate(x), before, after), whole, "memory crosses the end", 1e-5)
+    never = unroll(params, batch.observation, jnp.zeros_like(last), carry)
+    assert np.abs(whole["logits"][3:] - never["logits"][3:]).max() > 1e-6
+
+
+def test_resets_come_one_row_after_the_last_step() -> None:
+    last = jnp.asarray([[True, False], [False, True]])
+    np.testing.assert_array_equal(resets(last), [[False, False], [True, False], [False, True]])
+
+
+def test_action_conditional_heads_need_an_action_model() -> None:
+    agent = Agent(torsos.MLP((8,)), optimizers.SGD(0.1))
+    (problem,) = agent.problems(disco())
+    assert problem.component is agent
+    assert problem.parameter == "action_model"
+    assert "the action-conditional heads z, p, q need an action model" in problem.message
+
+
+# --- optimizers
+
+GRADIENTS = [np.asarray(g, np.float32) for g in ([0.5, -2.0, 1e-4], [0.4, 3.0, 0.0], [-1.0, 0.1, 1e-4])]
+
+
+def changes(optimizer: optimizers.Adam | optimizers.SGD, rate: float) -> list[np.ndarray]:
+    params: PyTree = {"x": jnp.zeros(3)}
+    state, found = optimizer.init(params), []
+    for gradient in GRADIENTS:
+        change, state = optimizer.update({"x": jnp.asarray(gradient)}, state, params, jnp.asarray(rate))
+        found.append(np.asarray(change["x"]))
+    return found
+
+
+@pytest.mark.parametrize("max_update", [None, 0.8])
+def test_three_updates_of_adam(max_update: float | None) -> None:
+    rate, b1, b2, eps = 0.1, 0.8, 0.95, 1e-3
+    first, second = np.zeros(3), np.zeros(3)
+    found = changes(optimizers.Adam(rate, b1, b2, eps, max_update=max_update), rate)
+    for count, (gradient, change) in enumerate(zip(GRADIENTS, found, strict=True), start=1):
+        first = b1 * first + (1 - b1) * gradient
+        second = b2 * second + (1 - b2) * gradient**2
+        step = first / (1 - b1**count) / (np.sqrt(second / (1 - b2**count)) + eps)
+        if max_update is not None:
+            step = np.clip(step, -max_update, max_update)
+        np.testing.assert_allclose(change, -rate * step, rtol=1e-5, atol=1e-9)
+
+
+def test_three_updates_of_sgd() -> None:
+    for gradient, change in zip(GRADIENTS, changes(optimizers.SGD(1.0), 0.1), strict=True):
+        np.testing.assert_allclose(change, -0.1 * gradient, rtol=1e-6)
+
+
+def test_the_global_norm_is_limited_over_all_arrays() -> None:
+    gradient: Params = {"a": jnp.asarray([3.0]), "b": jnp.asarray([[4.0]])}
+    change, _ = optimizers.SGD(1.0, max_gradient_norm=0.5).update(gradient, (), gradient, 1.0)
+    np.testing.assert_allclose([change["a"][0], change["b"][0, 0]], [-0.3, -0.4], rtol=1e-6)
+    small: Params = jax.tree.map(lambda x: x / 100, gradient)
+    change, _ = optimizers.SGD(1.0, max_gradient_norm=0.5).update(small, (), small, 1.0)
+    np.testing.assert_allclose([change["a"][0], change["b"][0, 0]], [-0.03, -0.04], rtol=1e-6)
+
+
+def test_adams_denominator_takes_no_meta_gradient() -> None:
+    """The first update is g / (sqrt(sg(g^2)) + eps): with the denominator held fixed, its derivative is 1 / |g|."""
+    adam = optimizers.Adam(1.0)
+
+    def first_change(gradient: Array) -> Array:
+        return adam.update({"x": gradient}, adam.init({"x": gradient}), {"x": gradient}, 1.0)[0]["x"].sum()
+
+    gradient = jnp.asarray([0.5, -2.0, 3.0])
+    np.testing.assert_allclose(jax.grad(first_change)(gradient), -1.0 / np.abs(gradient), rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [optimizers.Adam, optimizers.SGD])
+def test_rates_and_limits_must_be_positive(optimizer: type) -> None:
+    with pytest.raises(ValueError, match="learning_rate must be positive, got 0"):
+        optimizer(learning_rate=0.0)
+    with pytest.raises(ValueError, match="max_gradient_norm must be positive, got -1"):
+        optimizer(learning_rate=1.0, max_gradient_norm=-1.0)

@@ -1,0 +1,56 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def rulespace(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "experiments.cli", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_search_space_is_twenty_lines_and_runs(tmp_path: Path) -> None:
+    text = blocks("gin")[0]
+    assert len([line for line in text.splitlines() if line.strip()]) <= 20
+    (tmp_path / "mine.gin").write_text(text)
+    done = rulespace("run", "mine.gin", "--gin.STEPS=2", "--workdir=run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "finished" in done.stdout
+
+
+def test_own_loss_term_runs(tmp_path: Path) -> None:
+    (tmp_path / "my_terms.py").write_text(blocks("python")[0])
+    (tmp_path / "mine.gin").write_text(blocks("gin")[1])
+    described = rulespace("describe", "mine.gin", folder=tmp_path)
+    assert described.returncode == 0, described.stderr
+    assert "0.01 mean logits^2" in described.stdout
+    done = rulespace("run", "mine.gin", "--gin.STEPS=2", "--workdir=run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_exist() -> None:
+    makefile = (README.parent / "Makefile").read_text()
+    shown = "\n".join(blocks("sh"))
+    for target in re.findall(r"^make ([a-z-]+)", shown, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+    configs = re.findall(r"^rulespace (?:run|describe|diff) (\w+)", shown, flags=re.MULTILINE)
+    assert configs
+    for config in configs:
+        assert (README.parent / "gin" / "experiments" / f"{config}.gin").is_file(), config
+
+
+def test_every_link_leads_to_a_file() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
+    assert links
+    for link in links:
+        assert (README.parent / link).exists(), link

@@ -1,0 +1,120 @@
+"""Every shipped config is without mistakes, runs, and says of itself what is true."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import SMALL_DISCO, intervals, points_of, result_of, run
+
+from experiments import cli
+from framework.config import load, shipped_gin_folder
+from framework.experiment import Experiment
+
+GIN = shipped_gin_folder()
+FILES = sorted(GIN.rglob("*.gin"))
+EXPERIMENTS = [path.stem for path in FILES if path.parent.name == "experiments"]
+SMALL_SIZES = {
+    "ROWS": "3",
+    "COLUMNS": "3",
+    "TORSO_SIZES": "(8,)",
+    "MEMORY_SIZE": "4",
+    "EPOCHS": "2",
+    "NUM_ENVIRONMENTS": "4",
+    "TRAJECTORY_LENGTH": "4",
+}
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = list(sys.path)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.path[:] = path
+
+
+def macros(file: Path) -> dict[str, str]:
+    """{name: value} of the macros that a file and those it includes define."""
+    text = file.read_text()
+    included = re.findall(r"^include '(.+)'", text, re.MULTILINE)
+    defined = {name: value for include in included for name, value in macros(GIN / include).items()}
+    return defined | own_macros(file)
+
+
+def own_macros(file: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([A-Z][A-Z0-9_]*) = ?(.*)", file.read_text(), re.MULTILINE))
+
+
+def header(file: Path) -> list[str]:
+    """The lines of the comment that a file begins with."""
+    lines = file.read_text().splitlines()
+    return [line.removeprefix("#") for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")]]
+
+
+def listed(file: Path, title: str) -> set[str]:
+    """The macros that a header lists under a title: in the same line, or in the first column of those below it."""
+    lines = header(file)
+    start = next((index for index, line in enumerate(lines) if line.strip().startswith(title)), None)
+    if start is None:
+        return set()
+    column = [lines[start].split(":", 1)[1]]
+    for line in lines[start + 1 :]:
+        if not line.startswith("   "):
+            break
+        column.append(re.split(r" {2,}", line.strip())[0])
+    return set(re.findall(r"[A-Z][A-Z0-9_]+", " ".join(column)))
+
+
+def small(name: str) -> tuple[str, ...]:
+    """A shipped config at sizes that take seconds."""
+    defined = macros(GIN / "experiments" / f"{name}.gin")
+    if "PREDICTION_CATEGORIES" in defined:
+        return (name, *SMALL_DISCO[1:])
+    return (name, *(f"--gin.{macro}={size}" for macro, size in SMALL_SIZES.items() if macro in defined))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_runs(tmp_path: Path, name: str) -> None:
+    assert run(*small(name), *intervals(logging=1, checkpoints=20, evaluation=2), folder=tmp_path / "run", steps=2) == 0
+    result = result_of(tmp_path / "run")
+    assert (result["status"], result["experiment"], result["steps"]) == ("finished", name, 2)
+    assert math.isfinite(result["final_return"])
+    points = points_of(tmp_path / "run")
+    assert [point["step"] for point in points] == [1, 2]
+    for point in points:
+        missing = {metric for metric, value in point.items() if value is None}
+        # Within an update it may be that no episode ends.
+        assert missing <= {"episode/return", "episode/length"}
+        assert point["loss/gradient_norm"] > 0
+        assert point["loss/update_norm"] > 0
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_can_be_made_small(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", name, "--gin_file=scale/small.gin"]) == 0, capsys.readouterr().err
+
+
+def test_are_all_different_experiments() -> None:
+    hashes = {name: load(name, root=Experiment).config_hash for name in EXPERIMENTS}
+    assert len(set(hashes.values())) == len(hashes)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(GIN)))
+def test_header_is_true(file: Path) -> None:
+    first, *_ = header(file)
+    assert first.strip(), "a gin file begins with a sentence on what it is"
+    assert listed(file, "Commonly overridden") <= macros(file).keys()
+    # What an experiment leaves open is for its user to set; what it has set is required no more.
+    required = {name for name, value in own_macros(file).items() if value == "%gin.REQUIRED"}
+    assert listed(file, "Required") == required
+
+
+def test_headers_are_read() -> None:
+    assert listed(GIN / "rules" / "disco.gin", "Commonly overridden") == {
+        "Y_FEATURES", "Z_FEATURES", "LIFETIME_CORE", "DISCOUNT", "LAMBDA"
+    }  # fmt: skip
+    assert listed(GIN / "agents" / "mlp.gin", "Required") == {"LEARNING_RATE"}
