@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from framework import keys, registry
+from framework.context import FeatureContext
 from framework.description import (
     AgentDescription,
     Component,
@@ -31,7 +32,7 @@ from framework.description import (
     TargetDescription,
 )
 from framework.interfaces import ActionFeature, Feature, LossTerm, Number, TrajectoryCore
-from framework.meta_network import FeatureContext, MetaNetwork
+from framework.meta_network import MetaNetwork
 from framework.numbers import Hyperparameter, Output
 from framework.train import Trainer
 from framework.types import ActorState, Array, Estimates, LearnerState, Outputs, Params, PyTree, RuleInputs

@@ -9,13 +9,11 @@ target of the rule; that such a head or target exists is checked before anything
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from framework.context import FeatureContext
 from framework.specs import EnvironmentSpec
 from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleInputs, TimeStep
-
-if TYPE_CHECKING:
-    from framework.meta_network import FeatureContext
 
 
 @runtime_checkable

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framework.context import FeatureContext
 from framework.interfaces import KINDS, Head
-from framework.meta_network import FeatureContext
 from framework.registry import components_of, parameters
 from framework.specs import EnvironmentSpec
 from framework.types import Array, Estimates, Outputs, PyTree, RuleInputs, Trajectory, transition_weight

@@ -17,7 +17,7 @@ import components
 from components import heads, loss_terms, optimizers
 from components.meta_networks import features
 from framework import testing, testing_networks, testing_rules
-from framework.meta_network import FeatureContext
+from framework.context import FeatureContext
 from framework.testing_examples import NoExampleError, example
 from framework.testing_expectations import check_function
 from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleInputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from experiments import cli, quickstart
 
 
 @pytest.fixture(autouse=True)
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that the quickstart gives; each leaves a result, as the real one would."""
     given: list[list[str]] = []
 
@@ -28,7 +27,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[l
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "main", run)
-    yield given
+    return given
 
 
 def test_both_rules(

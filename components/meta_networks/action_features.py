@@ -13,9 +13,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
 from framework.layers import ActionEquivariantBlock, DistributionMLP
-from framework.meta_network import FeatureContext
 from framework.registry import component
 from framework.transforms import signed_log
 from framework.types import Array

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from components.meta_networks.action_features import Source, embedding, output_of
+from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
-from framework.meta_network import FeatureContext
 from framework.registry import component
 from framework.transforms import at_action, signed_log
 from framework.types import Array

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
 from framework.layers import ActionEquivariantBlock, linear
-from framework.meta_network import FeatureContext
 from framework.registry import component
 from framework.types import Array
 

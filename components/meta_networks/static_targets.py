@@ -8,7 +8,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from framework.meta_network import FeatureContext
+from framework.context import FeatureContext
 from framework.registry import component
 from framework.types import Array
 
