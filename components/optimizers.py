@@ -17,8 +17,9 @@ def clip_global_norm(gradient: Params, limit: float | None) -> Params:
     """The gradient, scaled down to a global norm of at most ``limit``."""
     if limit is None:
         return gradient
-    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
-    return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12)), gradient)
+    squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient))
+    norm = jnp.sqrt(jnp.maximum(squares, 1e-24))  # bounded inside the root, whose slope at 0 is infinite
+    return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, limit / norm), gradient)
 
 
 def _check_positive(name: str, value: float | Number | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
             operative_config=loaded.operative_text,
             config_hash=loaded.config_hash,
             seed=experiment.seed,
-            arguments=sys.argv[1:],
+            arguments=command_words(arguments, options),
         )
         run = Run(folder, loaded.name, loaded.config_hash, experiment)
         try:
@@ -64,6 +63,14 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         folder.write_result(result)
         print(_ending(folder, result))
         return OK if result["status"] == "finished" else INTERRUPTED
+
+
+def command_words(arguments: Sequence[str], options: flags.FlagValues) -> list[str]:
+    """The words after ``rulespace`` that start this run again."""
+    files = [f"--gin_file={file}" for file in options.gin_file]
+    bindings = [f"--gin_bindings={binding}" for binding in options.gin_bindings]
+    workdir = [f"--workdir={options.workdir}"] if options.workdir else []
+    return ["run", *arguments, *files, *bindings, *workdir]
 
 
 def _refuse_other_experiment(folder: RunFolder, loaded: Loaded) -> None:

@@ -89,7 +89,7 @@ class Experiment:
     epochs: int = 1
     minibatches: int = 1
     seed: int = dataclasses.field(default=0, metadata=NO_IDENTITY)
-    evaluation: Evaluation = dataclasses.field(default=Evaluation(), metadata=NO_IDENTITY)
+    evaluation: Evaluation = Evaluation()
     logging: Logging = dataclasses.field(default=Logging(), metadata=NO_IDENTITY)
 
     def __post_init__(self) -> None:

@@ -34,8 +34,8 @@ class NoExampleError(TypeError):
 def example(cls: type) -> Any:
     """An instance of a component with its defaults; what it requires is filled from the annotations.
 
-    A required protocol gets the first registered component of that kind whose parameters all have defaults, a sequence
-    one item, a number a small positive value, a string the name ``example``.
+    A required protocol gets the registered component of that kind that itself requires least, a sequence one item, a
+    number a small positive value, a string the name ``example``.
 
     Raises:
       NoExampleError: a required parameter has an annotation that none of this fits.
@@ -59,11 +59,10 @@ def _example_value(annotation: Any, where: str) -> Any:
         return (_example_value(arguments[0], where),)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return example(annotation)
-    for kind, protocol in KINDS.items():
-        for candidate in components_of(kind).values() if protocol is annotation else ():
-            if not any(parameter.required for parameter in parameters(candidate)):
-                return candidate()
-    raise NoExampleError(f"{where} has no example: give it a default, or register a component with defaults for it")
+    candidates = [cls for kind in KINDS if KINDS[kind] is annotation for cls in components_of(kind).values()]
+    if candidates:
+        return example(min(candidates, key=lambda cls: sum(parameter.required for parameter in parameters(cls))))
+    raise NoExampleError(f"{where} has no example: give it a default, or register a component that fits")
 
 
 def examples_of(kind: str) -> list[Any]:

@@ -57,13 +57,15 @@ class Trainer:
 
     def newborn_and_trajectory(self, key: Array) -> tuple[LearnerState, Trajectory]:
         """A newborn agent's learner and the first trajectory it would collect."""
-        learner, actor = self.newborn(key)
-        return learner, self.act(learner, actor, key)[1]
+        newborn_key, act_key = jax.random.split(key)
+        learner, actor = self.newborn(newborn_key)
+        return learner, self.act(learner, actor, act_key)[1]
 
     def initial_meta_params(self, key: Array) -> Params:
         """Meta-parameters drawn at random; ``{}`` for a static rule."""
-        learner, trajectory = self.newborn_and_trajectory(key)
-        return self.experiment.rule.init(key, self.learner.rule_inputs(learner, trajectory))
+        agent_key, rule_key = jax.random.split(key)
+        learner, trajectory = self.newborn_and_trajectory(agent_key)
+        return self.experiment.rule.init(rule_key, self.learner.rule_inputs(learner, trajectory))
 
     def init(self) -> TrainState:
         """The state before the first update: a newborn agent, its replay filled as far as a batch needs.

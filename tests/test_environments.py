@@ -52,7 +52,8 @@ class Counter:
 def play(environment: CatchEnvironment | Counter, lengths: tuple[int, ...], size: int = 2) -> list[Trajectory]:
     """Trajectories of the given lengths, one after another."""
     network, batched = AGENT.network(RULE, environment.spec), Batched(environment, size)
-    params, actor = network.init(jax.random.key(0)), initial_actor(network, batched, jax.random.key(1))
+    params = jax.jit(network.init)(jax.random.key(0))
+    actor = initial_actor(network, batched, jax.random.key(1))
     trajectories = []
     for index, length in enumerate(lengths):
         actor, trajectory = jax.jit(unroll, static_argnums=(0, 1, 5))(
@@ -84,7 +85,7 @@ def test_what_acted_is_what_is_learned_from() -> None:
     """The recurrent policy that acted gives the same logits when its trajectories are unrolled, across episode ends."""
     environment = Catch(rows=4, columns=3).environment("catch")
     network = AGENT.network(RULE, environment.spec)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     for trajectory in play(environment, (5, 5)):
         assert trajectory.last.any()
         outputs = network.unroll(params, trajectory.observation, trajectory.last, trajectory.carry)
@@ -146,7 +147,7 @@ def test_statistics_count_completed_episodes() -> None:
 def test_evaluation_plays_one_whole_episode_each() -> None:
     environment = Counter(limit=300)  # longer than one call
     network: Network = AGENT.network(RULE, environment.spec)
-    params = network.init(jax.random.key(0))
+    params = jax.jit(network.init)(jax.random.key(0))
     returns = episode_returns(network, Batched(environment, 3), params, jax.random.key(0))
     np.testing.assert_allclose(returns, 300 * 301 / 2)
 

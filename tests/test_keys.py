@@ -46,6 +46,6 @@ def test_no_key_of_a_step_is_used_twice() -> None:
     replay = ("Experiment.replay = @Uniform()", "Uniform.capacity = 8", "Uniform.batch_size = 8", "Uniform.fresh = 1")
     bindings = (*replay, "EPOCHS = 2", "MINIBATCHES = 2", "NUM_ENVIRONMENTS = 2", "TRAJECTORY_LENGTH = 3")
     trainer = Trainer(load("ppo_catch", bindings=bindings, root=Experiment).experiment)
-    state = trainer.init()
     with jax.debug_key_reuse(True):
+        state = trainer.init()
         assert int(trainer.steps(state, jnp.asarray(2)).step) == 2

@@ -59,11 +59,16 @@ def trajectory(seed: int = 0) -> Trajectory:
 @functools.cache
 def newborn(of: Learner) -> tuple[Params, LearnerState]:
     """Meta-parameters, and an agent with a target network of its own."""
-    init = jax.jit(of.network.init)
+    init = jax.jit(of.network.init, compiler_options=COMPILE_FAST)
     state = of.init(init(jax.random.key(1)), {})
     if of.rule.uses_target_network:
         state = state.replace(target_params=init(jax.random.key(2)))
-    return jax.jit(of.rule.init)(KEY, jax.jit(of.rule_inputs)(state, trajectory())), state
+
+    @functools.partial(jax.jit, compiler_options=COMPILE_FAST)
+    def meta_params(state: LearnerState, batch: Trajectory) -> Params:
+        return of.rule.init(KEY, of.rule_inputs(state, batch))
+
+    return meta_params(state, trajectory()), state
 
 
 def updated(of: Learner, batch: Trajectory) -> tuple[LearnerState, dict[str, Array]]:
@@ -73,7 +78,12 @@ def updated(of: Learner, batch: Trajectory) -> tuple[LearnerState, dict[str, Arr
 
 def targets_of(of: Learner, batch: Trajectory) -> dict[str, Array]:
     meta_params, state = newborn(of)
-    return jax.jit(of.rule.targets)(meta_params, of.rule_inputs(state, batch), state.rule_carry)[0]
+    return _targets(of, meta_params, state, batch)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=COMPILE_FAST)
+def _targets(of: Learner, meta_params: Params, state: LearnerState, batch: Trajectory) -> dict[str, Array]:
+    return of.rule.targets(meta_params, of.rule_inputs(state, batch), state.rule_carry)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=COMPILE_FAST)
