@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import jax.numpy as jnp
 
+from framework.errors import UserError
 from framework.interfaces import Head, Number, ValueHead
 from framework.registry import component
 from framework.transforms import categorical_kl, entropy, log_probability
@@ -28,7 +29,13 @@ class _Divergence:
     every_action: ClassVar[bool] = False
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        return categorical_kl(inputs.targets[self.target], inputs.outputs[self.head])
+        target, output = inputs.targets[self.target], inputs.outputs[self.head]
+        if target.shape != output.shape:
+            raise UserError(
+                f"{type(self).__name__}: the target '{self.target}' has shape {list(target.shape)}, the head "
+                f"'{self.head}' {list(output.shape)}: they must be distributions over the same"
+            )
+        return categorical_kl(target, output)
 
     def formula(self, head: Head) -> str:
         return f"KL({self.target} || {reading(head)})"
@@ -85,6 +92,12 @@ class NextPolicyKL(_Divergence):
         return f"(1 - last) {super().formula(head)}"
 
 
+def _value_head(head: Head) -> ValueHead:
+    if not isinstance(head, ValueHead):
+        raise UserError(f"loss_terms.Value: the head '{head.name}' ({type(head).__name__}) does not predict values")
+    return head
+
+
 @component("loss_terms")
 @dataclasses.dataclass(frozen=True)
 class Value:
@@ -102,10 +115,10 @@ class Value:
     every_action: ClassVar[bool] = False
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        return cast(ValueHead, head).loss(inputs.outputs[self.head], inputs.targets[self.target])
+        return _value_head(head).loss(inputs.outputs[self.head], inputs.targets[self.target])
 
     def formula(self, head: Head) -> str:
-        return cast(ValueHead, head).formula(reading(head), self.target)
+        return _value_head(head).formula(reading(head), self.target)
 
 
 @component("loss_terms")

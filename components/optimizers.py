@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from framework.interfaces import Number
+from framework.numbers import Hyperparameter
 from framework.registry import component
 from framework.types import Array, Params, PyTree
 
@@ -22,8 +22,8 @@ def clip_global_norm(gradient: Params, limit: float | None) -> Params:
     return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, limit / norm), gradient)
 
 
-def _check_positive(name: str, value: float | Number | None) -> None:
-    if value is not None and not isinstance(value, Number) and value <= 0:
+def _check_positive(name: str, value: float | Hyperparameter | None) -> None:
+    if value is not None and not isinstance(value, Hyperparameter) and value <= 0:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
@@ -50,7 +50,7 @@ class Adam:
     Source: Kingma and Ba, 2015; Oh et al., 2025, Methods, "Agent optimiser".
     """
 
-    learning_rate: float | Number
+    learning_rate: float | Hyperparameter
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -94,7 +94,7 @@ class SGD:
       max_gradient_norm: limit of the gradient's global norm; ``None`` for no limit.
     """
 
-    learning_rate: float | Number
+    learning_rate: float | Hyperparameter
     max_gradient_norm: float | None = None
 
     def __post_init__(self) -> None:

@@ -71,8 +71,8 @@ class Uniform:
     Attributes:
       capacity: number of trajectories remembered.
       batch_size: trajectories an update learns from.
-      fresh: how many of them are the ones just collected, whatever the draw; the replay ratio of the batch is
-        1 - fresh / batch_size.
+      fresh: how many of them are just collected ones, of the first environments, whatever the draw; the replay
+        ratio of the batch is 1 - fresh / batch_size.
     """
 
     capacity: int

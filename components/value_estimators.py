@@ -6,13 +6,14 @@ that nothing leaks from one episode into another.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-from framework.interfaces import Number, ValueHead
-from framework.numbers import resolve
+from framework.interfaces import ValueHead
+from framework.numbers import Hyperparameter, resolve
 from framework.registry import component
 from framework.transforms import at_action, log_probability
 from framework.types import Array, Estimates, RuleInputs
@@ -90,9 +91,9 @@ def importance_ratio(inputs: RuleInputs, policy: str) -> Array:
     return jnp.exp(online - log_probability(inputs.behaviour, inputs.action))
 
 
-def _check_discount(discount: float | Number, lambda_: float | Number) -> None:
+def _check_discount(discount: float | Hyperparameter, lambda_: float | Hyperparameter) -> None:
     for name, value in (("discount", discount), ("lambda_", lambda_)):
-        if not isinstance(value, Number) and not 0.0 <= value <= 1.0:
+        if not isinstance(value, Hyperparameter) and not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} must lie in [0, 1], got {value}")
 
 
@@ -113,8 +114,8 @@ class Retrace:
     """
 
     head: str = "q"
-    discount: float | Number = 0.997
-    lambda_: float | Number = 0.95
+    discount: float | Hyperparameter = 0.997
+    lambda_: float | Hyperparameter = 0.95
     policy: str = "logits"
 
     def __post_init__(self) -> None:
@@ -142,28 +143,28 @@ class Retrace:
 
 
 @dataclasses.dataclass(frozen=True)
-class _StateValueEstimator:
+class _StateValueEstimator(abc.ABC):
     """What estimators from a state-value head share: bootstrapping from the target network where the rule has one."""
 
     head: str = "v"
-    discount: float | Number = 0.99
-    lambda_: float | Number = 0.95
+    discount: float | Hyperparameter = 0.99
+    lambda_: float | Hyperparameter = 0.95
 
     def __post_init__(self) -> None:
         _check_discount(self.discount, self.lambda_)
 
-    def _advantages(
+    @abc.abstractmethod
+    def _returns_and_advantages(
         self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
     ) -> tuple[Array, Array]:
         """Returns and advantages [T, B] from discounts [T, B] and values to bootstrap from [T+1, B]."""
-        raise NotImplementedError
 
     def __call__(self, inputs: RuleInputs, head: ValueHead) -> Estimates:
         online = head.read(inputs.outputs[self.head])
         values = online if inputs.target_outputs is None else head.read(inputs.target_outputs[self.head])
         discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
         lambda_ = resolve(self.lambda_, inputs.hyperparameters)
-        returns, advantages = self._advantages(inputs, discount, values, lambda_, inputs.weight == 0)
+        returns, advantages = self._returns_and_advantages(inputs, discount, values, lambda_, inputs.weight == 0)
         returns = jax.lax.stop_gradient(returns)
         return Estimates(values=online, returns=returns, advantages=advantages, errors=returns - online[:-1])
 
@@ -179,7 +180,7 @@ class GAE(_StateValueEstimator):
       lambda_: trade-off between one-step errors (0) and whole returns (1).
     """
 
-    def _advantages(
+    def _returns_and_advantages(
         self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
     ) -> tuple[Array, Array]:
         returns = lambda_returns(inputs.reward, discount, values, lambda_, cut)
@@ -197,9 +198,9 @@ class TDLambda(_StateValueEstimator):
       lambda_: decay of later errors in the returns.
     """
 
-    lambda_: float | Number = 0.9
+    lambda_: float | Hyperparameter = 0.9
 
-    def _advantages(
+    def _returns_and_advantages(
         self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
     ) -> tuple[Array, Array]:
         advantages = jnp.where(cut, 0.0, inputs.reward + discount * values[1:] - values[:-1])
@@ -218,10 +219,10 @@ class VTrace(_StateValueEstimator):
       policy: the policy head.
     """
 
-    lambda_: float | Number = 1.0
+    lambda_: float | Hyperparameter = 1.0
     policy: str = "logits"
 
-    def _advantages(
+    def _returns_and_advantages(
         self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
     ) -> tuple[Array, Array]:
         return v_trace(inputs.reward, discount, values, importance_ratio(inputs, self.policy), lambda_, cut)

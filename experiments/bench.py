@@ -23,6 +23,7 @@ REPETITIONS = 15
 
 
 def define_flags(options: flags.FlagValues) -> None:
+    flags.DEFINE_enum("format", "text", ["text", "json"], "How to print.", flag_values=options)
     flags.DEFINE_string("config", "disco103_catch", "The experiment whose part is timed.", flag_values=options)
     flags.DEFINE_integer("repetitions", REPETITIONS, "Timed runs.", lower_bound=1, flag_values=options)
 

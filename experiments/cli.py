@@ -136,13 +136,10 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _flags() -> flags.FlagValues:
+    """What every verb that takes a CONFIG understands; a verb adds its own in ``define_flags``."""
     options = flags.FlagValues()
-    formats = ["text", "json", "md", "csv", "html", "tex"]
     flags.DEFINE_multi_string("gin_file", [], "One more gin file.", flag_values=options)
     flags.DEFINE_multi_string("gin_bindings", [], "One more binding, 'X = V'.", flag_values=options)
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=options)
-    flags.DEFINE_enum("format", "text", formats, "How to print.", flag_values=options)
-    flags.DEFINE_bool("cost", False, "Compile, and show FLOPs and memory.", flag_values=options)
     flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=options)
     return options
 

@@ -13,8 +13,13 @@ from framework.config import Loaded
 from framework.cost import Cost, measure_cost
 from framework.describe import describe
 from framework.description import Description
-from framework.storage import strict_json
+from framework.runs.storage import strict_json
 from framework.train import Trainer
+
+
+def define_flags(options: flags.FlagValues) -> None:
+    flags.DEFINE_enum("format", "text", ["text", "json"], "How to print.", flag_values=options)
+    flags.DEFINE_bool("cost", False, "Compile, and show FLOPs and memory.", flag_values=options)
 
 
 def main(arguments: Sequence[str], options: flags.FlagValues) -> int:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framework.config import Binding, Loaded, shipped_gin_folder
-from framework.config_mistakes import COMMAND_LINE
+from framework.config.mistakes import COMMAND_LINE
 from framework.cost import Cost
 from framework.describe import weighted
 from framework.description import (

@@ -11,10 +11,14 @@ from absl import flags
 
 from experiments.loading import components
 from framework import registry
-from framework.config_values import type_name
+from framework.config.values import type_name
 from framework.errors import closest, did_you_mean
 
 __all__ = ["components", "main"]
+
+
+def define_flags(options: flags.FlagValues) -> None:
+    flags.DEFINE_enum("format", "text", ["text", "json"], "How to print.", flag_values=options)
 
 
 def main(arguments: Sequence[str], options: flags.FlagValues) -> int:

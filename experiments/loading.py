@@ -6,15 +6,29 @@ from absl import flags
 
 import components
 from framework import config
+from framework.config import ConfigError, Loaded, Mistake
+from framework.errors import UserError
 from framework.experiment import Experiment
+from framework.train import Trainer
 
 __all__ = ["components", "load_experiment"]
 
 
-def load_experiment(name: str, options: flags.FlagValues) -> config.Loaded:
+def load_experiment(name: str, options: flags.FlagValues) -> Loaded:
     """The experiment of a config, with the files and bindings that the flags add.
+
+    One update is traced, which computes nothing: what the parts cannot know alone, such as shapes that do not fit,
+    is found here and not after an hour in a queue.
 
     Raises:
       ConfigError: all mistakes of the config.
     """
-    return config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
+    loaded = config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
+    try:
+        Trainer(loaded.experiment).state_shapes()
+    except UserError as error:
+        raise ConfigError([Mistake(name, 0, str(error))]) from error
+    except Exception as error:
+        reason = f"an update cannot be traced: {type(error).__name__}: {error} (--debug shows where)"
+        raise ConfigError([Mistake(name, 0, reason)]) from error
+    return loaded

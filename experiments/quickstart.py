@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _draw(configs: list[str]) -> None:
-    from framework.curves import draw_comparison
+    from framework.runs.curves import draw_comparison
 
     picture = FOLDER / "learning_curves.png"
     draw_comparison(picture, {config: _curve(FOLDER / config) for config in configs}, title="Catch 8 x 8")

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from absl import flags
 
 from experiments.loading import load_experiment
 from framework import keys
 from framework.checkpoint import Checkpoints, state_sha256
-from framework.config import Loaded, first_difference
-from framework.environment import Batched, check_environment
+from framework.config import ConfigError, Loaded, first_difference
+from framework.environment import Batched
 from framework.errors import UserError
 from framework.evaluate import episode_returns
 from framework.experiment import Experiment
-from framework.metrics import MetricsWriter, read_metrics
-from framework.progress import Progress
-from framework.run_folder import RunFolder
-from framework.stopping import StopSignals
-from framework.storage import RunFolderError
-from framework.train import Trainer, mean_metrics, with_metrics_reset
+from framework.runs.curves import draw_learning_curve
+from framework.runs.folder import RunFolder
+from framework.runs.loop import advance
+from framework.runs.metrics import MetricsWriter, read_metrics
+from framework.runs.progress import Progress
+from framework.runs.stopping import StopSignals
+from framework.train import Trainer
 from framework.types import TrainState
 
 OK, INTERRUPTED = 0, 130
-POLL_SECONDS = 1.0
-"""How long the device is kept busy between two looks at the signals and the clock."""
+
+
+def define_flags(options: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=options)
 
 
 def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
@@ -53,12 +52,12 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
             seed=experiment.seed,
             arguments=command_words(arguments, options),
         )
-        run = Run(folder, loaded.name, loaded.config_hash, experiment)
+        run = (folder, loaded.name, loaded.config_hash, Trainer(experiment))
         try:
-            result = run.to_the_end()
+            result = train(*run)
         except Exception as error:
-            with contextlib.suppress(RunFolderError):  # What failed may have been the disk: say that, not this.
-                folder.write_result(run.outcome("failed", error=str(error) or type(error).__name__))
+            with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
+                folder.write_result(outcome(*run, status="failed", error=str(error) or type(error).__name__))
             raise
         folder.write_result(result)
         print(_ending(folder, result))
@@ -76,16 +75,24 @@ def command_words(arguments: Sequence[str], options: flags.FlagValues) -> list[s
 def _refuse_other_experiment(folder: RunFolder, loaded: Loaded) -> None:
     saved_hash, saved_seed = folder.saved_config_hash(), folder.saved_seed()
     if saved_hash not in (None, loaded.config_hash):
-        difference = first_difference(folder.saved_config_text() or "", loaded)
         raise UserError(
-            f"{folder.path} holds another experiment ({difference}): choose another folder with --workdir, "
-            "or undo the difference to continue it"
+            f"{folder.path} holds another experiment ({_difference(folder, loaded)}): choose another folder with "
+            "--workdir, or undo the difference to continue it"
         )
     if saved_seed not in (None, loaded.experiment.seed):
         raise UserError(
             f"{folder.path} holds a run with seed {saved_seed}, not {loaded.experiment.seed}: choose another folder "
             "with --workdir, or that seed to continue it"
         )
+
+
+def _difference(folder: RunFolder, loaded: Loaded) -> str:
+    """How the experiment saved in a folder differs from the one asked for."""
+    try:
+        difference = first_difference(folder.saved_config_text() or "", loaded)
+    except ConfigError:
+        difference = None
+    return difference or "it was saved by a version of rulespace with other components or defaults"
 
 
 def _refuse_fewer_steps(folder: RunFolder, experiment: Experiment) -> None:
@@ -115,116 +122,76 @@ def _ending(folder: RunFolder, result: Mapping[str, Any]) -> str:
     return f"stopped at step {result['steps']:,}, state saved in {folder.path}; the same command continues it"
 
 
-@dataclasses.dataclass
-class Run:
-    """One run: an experiment, its folder, and how far it has come."""
+def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> dict[str, Any]:
+    """Trains to the last step or to a signal, and tells the outcome as ``result.json`` does."""
+    experiment = trainer.experiment
+    checkpoints = Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints)
+    restored = checkpoints.restore(trainer.state_shapes())
+    if restored is not None:
+        print(f"continuing {folder.path} from step {restored[0]:,}")
+    resume_step, state = restored if restored is not None else (None, trainer.init())
 
-    folder: RunFolder
-    name: str
-    config_hash: str
-    experiment: Experiment
-    state: TrainState | None = None
-    wall_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.trainer = Trainer(self.experiment)
-
-    def to_the_end(self) -> dict[str, Any]:
-        """Trains to the last step or to a signal, and tells the outcome."""
-        check_environment(self.trainer.environments.environment)
-        settings = self.experiment.logging
-        checkpoints = Checkpoints(self.folder.checkpoints, keep=settings.keep_checkpoints)
-        restored = checkpoints.restore(jax.eval_shape(self.trainer.init_with, self.trainer.meta_params_shapes()))
-        resume_step, self.state = restored if restored is not None else (None, self.trainer.init())
-        step = resume_step or 0
-        if resume_step is not None:
-            print(f"continuing {self.folder.path} from step {resume_step:,}")
-
+    with StopSignals() as signals:
         with (
-            StopSignals() as signals,
-            MetricsWriter(self.folder.path, resume_step=resume_step) as writer,
-            Progress(self.experiment.steps, description=self.name, initial=step) as progress,
+            MetricsWriter(folder.path, resume_step=resume_step) as writer,
+            Progress(experiment.steps, description=name, initial=resume_step or 0) as progress,
         ):
-            begin = time.monotonic() - writer.wall_seconds_before
-            saved = resume_step
-            chunk = 1
-            while step < self.experiment.steps and signals.requested is None:
-                count = min(chunk, self._next_stop(step) - step)
-                started = time.monotonic()
-                self.state = self.trainer.steps(self.state, jnp.asarray(count, jnp.int32))
-                jax.block_until_ready(self.state.step)
-                now = time.monotonic()
-                chunk = max(1, min(2 * chunk, int(count * POLL_SECONDS / max(now - started, 1e-3))))
-                step += count
-                self.wall_seconds = now - begin
-                if self._at(step, settings.interval):
-                    self._log(writer, progress, step, count / (now - started))
-                if self._at(step, settings.checkpoint_interval):
-                    checkpoints.save(step, self.state)
-                    saved = step
-            if saved != step:
-                checkpoints.save(step, self.state)
-            self.wall_seconds = time.monotonic() - begin
-        stopped = step < self.experiment.steps
-        return self.outcome("interrupted" if stopped else "finished", evaluate=not stopped)
+            reached = advance(
+                trainer,
+                state,
+                checkpoints=checkpoints,
+                writer=writer,
+                progress=progress,
+                stop=lambda: signals.requested is not None,
+            )
+        finished = reached.step == experiment.steps
+        evaluated = final_return(trainer, reached.state) if finished else None
+    result = outcome(folder, name, config_hash, trainer, status="finished" if finished else "interrupted")
+    draw_learning_curve(folder.learning_curve, result["returns"], title=name)
+    return result | {
+        "steps": reached.step,
+        "env_steps": trainer.env_steps(reached.step),
+        "wall_seconds": reached.wall_seconds,
+        "final_return": evaluated,
+        "state_sha256": state_sha256(reached.state),
+        "meta_params_sha256": state_sha256(reached.state.meta_params),
+    }
 
-    def _next_stop(self, step: int) -> int:
-        """The next step at which something is written."""
-        settings = self.experiment.logging
-        intervals = (settings.interval, settings.checkpoint_interval)
-        return min(self.experiment.steps, *((step // interval + 1) * interval for interval in intervals))
 
-    def _at(self, step: int, interval: int) -> bool:
-        return step % interval == 0 or step == self.experiment.steps
+def outcome(
+    folder: RunFolder, name: str, config_hash: str, trainer: Trainer, *, status: str, error: str | None = None
+) -> dict[str, Any]:
+    """What ``result.json`` can say from the logged points alone."""
+    points = read_metrics(folder.path)
+    last = points[-1] if points else {"step": 0, "wall_seconds": 0.0}
+    return {
+        "status": status,
+        "experiment": name,
+        "config_hash": config_hash,
+        "seed": trainer.experiment.seed,
+        "steps": last["step"],
+        "env_steps": trainer.env_steps(last["step"]),
+        "wall_seconds": last["wall_seconds"],
+        "final_return": None,
+        "returns": {trainer.task: windows(points, trainer.experiment.evaluation.interval)},
+        "state_sha256": None,
+        "meta_params_sha256": None,
+        "error": error,
+    }
 
-    def _log(self, writer: MetricsWriter, progress: Progress, step: int, updates_per_second: float) -> None:
-        assert self.state is not None
-        means = mean_metrics(self.state)
-        self.state = with_metrics_reset(self.state)
-        speed = updates_per_second * self.experiment.num_environments * self.experiment.trajectory_length
-        writer.write(
-            step, self.trainer.env_steps(step), self.wall_seconds, means | {"speed/env_steps_per_second": speed}
-        )
-        progress.update(step, episode_return=means["episode/return"], env_steps_per_second=speed)
 
-    def outcome(self, status: str, *, evaluate: bool = False, error: str | None = None) -> dict[str, Any]:
-        """What ``result.json`` says."""
-        step = 0 if self.state is None else int(self.state.step)
-        points = [point for point in read_metrics(self.folder.path) if point["step"] <= step]
-        returns = {self.trainer.task: windows(points, self.experiment.evaluation.interval)}
-        if self.state is not None:
-            from framework.curves import draw_learning_curve
-
-            draw_learning_curve(self.folder.learning_curve, returns, title=self.name)
-        return {
-            "status": status,
-            "experiment": self.name,
-            "config_hash": self.config_hash,
-            "seed": self.experiment.seed,
-            "steps": step,
-            "env_steps": self.trainer.env_steps(step),
-            "wall_seconds": self.wall_seconds,
-            "final_return": self._final_return() if evaluate else None,
-            "returns": returns,
-            "state_sha256": None if self.state is None else state_sha256(self.state),
-            "meta_params_sha256": None if self.state is None else state_sha256(self.state.meta_params),
-            "error": error,
-        }
-
-    def _final_return(self) -> float | None:
-        """Mean return of complete episodes in environments of their own."""
-        episodes = self.experiment.evaluation.episodes
-        if episodes == 0:
-            return None
-        assert self.state is not None
-        environments = Batched(self.trainer.environments.environment, episodes)
-        key = keys.role_key(self.state.root_key, keys.Role.EVALUATION)
-        params = self.state.agent.learner.params
-        return float(episode_returns(self.trainer.network, environments, params, key).mean())
+def final_return(trainer: Trainer, state: TrainState) -> float | None:
+    """Mean return of complete episodes in environments of their own; ``None`` if no episodes were asked for."""
+    episodes = trainer.experiment.evaluation.episodes
+    if episodes == 0:
+        return None
+    environments = Batched(trainer.environments.environment, episodes)
+    key = keys.role_key(state.root_key, keys.Role.EVALUATION)
+    return float(episode_returns(trainer.network, environments, state.agent.learner.params, key).mean())
 
 
 def windows(points: Iterable[Mapping[str, Any]], interval: int) -> list[list[float | int | None]]:
-    """``[step, env_steps, mean episode return]`` of every window of steps in which an episode was completed.
+    """``[step, env_steps, mean episode return]`` of every window of steps; ``None`` where no episode was completed.
 
     Args:
       points: the logged points, with ``episode/completed`` and ``episode/return``.

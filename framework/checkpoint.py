@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framework.storage import RunFolderError, disk_errors, sync_folder, write_atomically
+from framework.runs.storage import RunFolderError, disk_errors, sync_folder, write_atomically
 from framework.types import PyTree
 
 MANIFEST = "manifest.json"

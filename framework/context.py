@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from framework.errors import UserError
 from framework.types import Array, Estimates, RuleInputs
 
 
@@ -42,10 +43,10 @@ class FeatureContext:
         """The trajectory core's output [T, B, D].
 
         Raises:
-          ValueError: while the features themselves are computed, or in a meta-network without a core.
+          UserError: while the features themselves are computed, or in a meta-network without a core.
         """
         if self._summary is None:
-            raise ValueError("the trajectory core's output is there for targets only, in a meta-network with a core")
+            raise UserError("the trajectory core's output is there for targets only, in a meta-network with a core")
         return self._summary
 
     def summarize(self, summary: Array) -> None:
@@ -76,12 +77,12 @@ class FeatureContext:
         """A field of the estimates.
 
         Raises:
-          ValueError: where the rule's value estimator or normalizer does not provide it.
+          UserError: where the rule's value estimator or normalizer does not provide it.
         """
         value = None if self.estimates is None else getattr(self.estimates, field)
         if value is None:
             source = "normalizer" if field.startswith("normalized") else "value_estimator"
-            raise ValueError(f"the rule has no {field.replace('_', ' ')}: its {source} does not provide them")
+            raise UserError(f"the rule has no {field.replace('_', ' ')}: its {source} does not provide them")
         return value
 
     def steps(self, x: Array) -> Array:
@@ -89,7 +90,11 @@ class FeatureContext:
         return x[: self.num_steps]
 
     def pair(self, x: Array) -> Array:
-        """Each step's number beside the next step's: [T+1, B] to [T, B, 2]."""
+        """Each step's numbers beside the next step's: [T+1, B, D] to [T, B, 2 D].
+
+        Where an episode was cut off (weight 0) the next row is another episode's: the step's own stand in for it.
+        """
         if x.shape[0] != self.num_steps + 1:
-            raise ValueError(f"a pair of steps needs a row for the last observation, got {x.shape[0]} rows")
-        return jnp.stack([x[:-1], x[1:]], axis=-1)
+            raise UserError(f"a pair of steps needs a row for the last observation, got {x.shape[0]} rows")
+        following = jnp.where(self.inputs.weight[..., None] == 0, x[:-1], x[1:])
+        return jnp.concatenate([x[:-1], following], axis=-1)

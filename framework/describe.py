@@ -147,7 +147,7 @@ def _shapes(trainer: Trainer) -> _Shapes:
         inputs = learner.rule_inputs(newborn, experiment.replay.sample(replay, key, fresh))
         meta_params = rule.init(key, inputs)
         targets, carry = rule.targets(meta_params, inputs, newborn.rule_carry)
-        estimates, _ = rule.estimate(inputs, newborn.rule_carry["normalizer"])
+        estimates, _ = rule.estimate(inputs, newborn.rule_carry.normalizer)
         seen = _Features(_all_features(meta_network), meta_network.features, meta_network.core)
         (features, summary), _ = seen.init_with_output(key, inputs, estimates, targets)
         lifetime_core = meta_network.lifetime_core
@@ -161,7 +161,7 @@ def _shapes(trainer: Trainer) -> _Shapes:
             targets=targets,
             features=features,
             summary=summary,
-            lifetime=None if lifetime_core is None else lifetime_core.read(carry["lifetime"]),
+            lifetime=None if lifetime_core is None else lifetime_core.read(carry.lifetime),
         )
 
     return jax.eval_shape(first_update, jax.eval_shape(keys.root_key, experiment.seed))

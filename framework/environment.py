@@ -42,7 +42,7 @@ class Batched:
         return state, time_step.replace(observation=shown)
 
 
-def check_environment(environment: Environment) -> None:
+def refuse_mismatched_environment(environment: Environment) -> None:
     """Compares what an environment shows with what its specification says.
 
     Raises:

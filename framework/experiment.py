@@ -122,6 +122,9 @@ class Experiment:
         if self.evaluation.interval % self.logging.interval:
             message = f"a point of the learning curve ({self.evaluation.interval} steps) must be whole logged points"
             yield Problem(self.logging, "interval", f"{message} ({self.logging.interval} steps)")
+        if 0 < self.replay.capacity < self.num_environments:
+            message = f"{self.replay.capacity} trajectories are fewer than the {self.num_environments} of one unroll"
+            yield Problem(self.replay, "capacity", message)
         fresh = self.replay.fresh_of_batch(self.num_environments)
         if fresh > self.num_environments:
             message = (

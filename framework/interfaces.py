@@ -2,8 +2,8 @@
 
 A component is a frozen dataclass (or a linen module, for networks) with annotated fields, registered by
 ``@component(kind)``. An annotation that names one of these protocols accepts any component of its kind.
-Two field names carry meaning: ``head`` names a head of the agent that the component reads or moves, ``target`` a
-target of the rule; that such a head or target exists is checked before anything runs.
+Some field names carry meaning: ``head`` (and ``policy``) names a head of the agent that the component reads or moves,
+``target`` a target of the rule; that such a head or target exists is checked before anything runs.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Learner:
           key: decides how epochs are split into minibatches.
 
         Returns:
-          The new state, and numbers to log {name: []}.
+          The new state, and numbers to log {group/name: []}.
         """
         targets, rule_carry = self.rule.targets(meta_params, self.rule_inputs(state, trajectory), state.rule_carry)
         learning_rate = resolve(self.optimizer.learning_rate, state.hyperparameters)
@@ -121,8 +121,9 @@ class Learner:
             params, opt_state = carry
             gradient, terms = jax.grad(self.loss, has_aux=True)(params, *part, state.hyperparameters)
             change, opt_state = self.optimizer.update(gradient, opt_state, params, learning_rate)
-            norms = {"gradient_norm": _norm(gradient), "update_norm": _norm(change)}
-            return (jax.tree.map(jnp.add, params, change), opt_state), {**terms, **norms}
+            metrics = {f"loss/{name}": mean for name, mean in terms.items()}
+            metrics |= {"update/gradient_norm": _norm(gradient), "update/change_norm": _norm(change)}
+            return (jax.tree.map(jnp.add, params, change), opt_state), metrics
 
         carry, parts = (state.params, state.opt_state), (trajectory, targets)
         if self.epochs == self.minibatches == 1:
@@ -173,4 +174,5 @@ def select_trajectories(
 
 
 def _norm(tree: PyTree) -> Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+    """Global norm, to look at: it carries no gradient."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(jax.lax.stop_gradient(leaf))) for leaf in jax.tree.leaves(tree)))

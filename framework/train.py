@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from framework import keys, statistics
 from framework.agent import Network
-from framework.environment import Batched, check_environment
+from framework.environment import Batched, refuse_mismatched_environment
 from framework.experiment import Experiment
 from framework.keys import Role
 from framework.learner import Learner
@@ -71,22 +71,30 @@ class Trainer:
         """The state before the first update: a newborn agent, its replay filled as far as a batch needs.
 
         Raises:
-          UserError: where the rule's weights cannot be had, or the environment is not what it says it is.
+          UserError: where the rule's weights cannot be had.
         """
-        check_environment(self.environments.environment)
         root = keys.root_key(self.experiment.seed)
         initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
         meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
-        return jax.jit(self.init_with)(jax.tree.map(jnp.asarray, meta_params))
+        return jax.jit(self.init_with)(jax.tree.map(jnp.asarray, meta_params), root)
 
-    def init_with(self, meta_params: Params) -> TrainState:
-        """The state before the first update, with the rule's parameters given."""
-        root = keys.root_key(self.experiment.seed)
+    def init_with(self, meta_params: Params, root: Array) -> TrainState:
+        """The state before the first update, with the rule's parameters and the root key given."""
         agent = self._initial_agent(root)
         step = jnp.zeros((), jnp.int32)
         _, metrics = jax.eval_shape(self._agent_step, meta_params, agent, root, step)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
         return TrainState(step=step, root_key=root, meta_params=meta_params, agent=agent, metrics=zeros)
+
+    def state_shapes(self) -> TrainState:
+        """Shapes of the whole state, from tracing a first update; nothing is computed.
+
+        Raises:
+          UserError: where the environment is not what it says it is, or the parts do not fit together.
+        """
+        refuse_mismatched_environment(self.environments.environment)
+        root = jax.ShapeDtypeStruct((2,), jnp.uint32)
+        return jax.eval_shape(self.init_with, self.meta_params_shapes(), root)
 
     def meta_params_shapes(self) -> Params:
         """Shapes of the meta-parameters; nothing is computed."""
@@ -127,7 +135,7 @@ class Trainer:
         minibatch_key = keys.step_key(root, step, Role.MINIBATCHES)
         learner, losses = self.learner.update(meta_params, agent.learner, batch, minibatch_key)
         episodes, statistics_ = statistics.read(actor.statistics)
-        metrics = {f"loss/{name}": value for name, value in losses.items()}
+        metrics = dict(losses)
         metrics |= {f"episode/{name}": value for name, value in episodes.items()} | {"updates": jnp.ones(())}
         return AgentState(learner=learner, actor=actor.replace(statistics=statistics_), replay=memory), metrics
 

@@ -98,13 +98,15 @@ class RuleInputs(struct.PyTreeNode):
 class Estimates(struct.PyTreeNode):
     """Values and returns of a trajectory; what an estimator cannot tell is ``None``.
 
+    Where the rule has a target network, what is bootstrapped from is the target network's: v' and q'.
+
     Attributes:
-      values: v(s) [T+1, B].
+      values: v(s) of the online network [T+1, B].
       returns: estimate of the return from each step, under stop-gradient [T, B].
-      advantages: of the actions taken [T, B].
+      advantages: returns minus v'(s), of the actions taken [T, B].
       errors: returns minus the online network's own prediction of them [T, B].
-      action_values: q(s, a) [T+1, B, A].
-      action_advantages: q(s, a) - v(s) [T+1, B, A].
+      action_values: q'(s, a) [T+1, B, A].
+      action_advantages: q'(s, a) - v'(s) [T+1, B, A].
       normalized_advantages, normalized_action_advantages, normalized_errors: the same through a normalizer.
     """
 
@@ -157,6 +159,13 @@ class EpisodeStatistics(struct.PyTreeNode):
     length_sum: Array
 
 
+class RuleCarry(struct.PyTreeNode):
+    """What a rule remembers of an agent between updates: its lifetime core's state, its normalizer's statistics."""
+
+    lifetime: PyTree
+    normalizer: PyTree
+
+
 class LearnerState(struct.PyTreeNode):
     """All that one agent update reads and writes.
 
@@ -172,7 +181,7 @@ class LearnerState(struct.PyTreeNode):
     params: Params
     opt_state: PyTree
     target_params: Params | None
-    rule_carry: PyTree
+    rule_carry: RuleCarry
     hyperparameters: dict[str, Array]
     updates: Array
 

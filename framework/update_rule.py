@@ -6,14 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-import jax.numpy as jnp
-
-from framework.errors import closest, did_you_mean
+from framework.errors import UserError, closest, did_you_mean
 from framework.interfaces import Head, LossTerm, Normalizer, ValueEstimator, ValueHead
 from framework.meta_network import MetaNetwork
 from framework.numbers import resolve
 from framework.registry import Problem, component
-from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleInputs
+from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleCarry, RuleInputs
 
 POLICY = "logits"
 """Name of the head that acts."""
@@ -53,14 +51,14 @@ class UpdateRule:
     def head(self, name: str) -> Head:
         return next(head for head in self.heads if head.name == name)
 
-    def initial_carry(self) -> PyTree:
+    def initial_carry(self) -> RuleCarry:
         """What the rule carries for a newborn agent."""
         normalizer = () if self.normalizer is None else self.normalizer.initial_carry()
-        return {"lifetime": self.meta_network.initial_carry(), "normalizer": normalizer}
+        return RuleCarry(lifetime=self.meta_network.initial_carry(), normalizer=normalizer)
 
     def init(self, key: Array, inputs: RuleInputs) -> Params:
         """Meta-parameters drawn at random, for inputs of the given shapes; ``{}`` for a static rule."""
-        estimates, _ = self.estimate(inputs, self.initial_carry()["normalizer"])
+        estimates, _ = self.estimate(inputs, self.initial_carry().normalizer)
         return self.meta_network.init(key, inputs, estimates)
 
     def estimate(self, inputs: RuleInputs, carry: PyTree) -> tuple[Estimates | None, PyTree]:
@@ -72,24 +70,29 @@ class UpdateRule:
             return estimates, carry
         return self.normalizer(estimates, inputs.weight, carry)
 
-    def targets(self, meta_params: Params, inputs: RuleInputs, carry: PyTree) -> tuple[dict[str, Array], PyTree]:
+    def targets(self, meta_params: Params, inputs: RuleInputs, carry: RuleCarry) -> tuple[dict[str, Array], RuleCarry]:
         """What the heads shall move to {target: [T, B, ...]}, and the rule's new carry."""
-        estimates, normalizer = self.estimate(inputs, carry["normalizer"])
-        targets, lifetime = self.meta_network(meta_params, inputs, estimates, carry["lifetime"])
-        return targets, {"lifetime": lifetime, "normalizer": normalizer}
+        estimates, normalizer = self.estimate(inputs, carry.normalizer)
+        targets, lifetime = self.meta_network(meta_params, inputs, estimates, carry.lifetime)
+        return targets, RuleCarry(lifetime=lifetime, normalizer=normalizer)
 
     def loss_terms_per_step(self, inputs: LossInputs, hyperparameters: dict[str, Array]) -> dict[str, Array]:
-        """Each term times its cost {term: [T, B]}."""
+        """Each term times its cost {term: [T, B]}.
+
+        Raises:
+          UserError: where a term or its cost has other axes.
+        """
         terms = {}
         for index, term in enumerate(self.loss):
-            cost = resolve(term.cost, hyperparameters, inputs.targets)
-            terms[f"{index}_{type(term).__name__}_{term.head}"] = cost * term(inputs, self.head(term.head))
+            name = f"{index}_{type(term).__name__}_{term.head}"
+            weighted = resolve(term.cost, hyperparameters, inputs.targets) * term(inputs, self.head(term.head))
+            if weighted.shape != inputs.action.shape:
+                raise UserError(
+                    f"the loss term {name} times its cost has shape {list(weighted.shape)}, not one number per step "
+                    f"{list(inputs.action.shape)}"
+                )
+            terms[name] = weighted
         return terms
-
-    def loss_per_step(self, inputs: LossInputs, hyperparameters: dict[str, Array]) -> Array:
-        """The loss of each step [T, B]."""
-        terms = self.loss_terms_per_step(inputs, hyperparameters).values()
-        return sum(terms, start=jnp.zeros(inputs.action.shape))
 
     def problems(self) -> Sequence[Problem]:
         """What is inconsistent between heads, targets and what reads them."""
@@ -109,7 +112,7 @@ def parts(component: Any) -> Iterator[Any]:
 
 
 def _named(component: Any, field: str) -> str | None:
-    """The name in a component's field ``head`` or ``target``, if it has that field."""
+    """The name in a component's field ``head``, ``policy`` or ``target``, if it has that field."""
     has_field = any(f.name == field for f in dataclasses.fields(component))
     return getattr(component, field) if has_field else None
 
@@ -130,10 +133,11 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
     if POLICY not in heads:
         yield Problem(rule, "heads", f"no head is called '{POLICY}', which the agent acts by: add @heads.Policy()")
     for part in parts(rule):
-        if (name := _named(part, "head")) is not None:
-            read.add(name)
-            if name not in heads:
-                yield Problem(part, "head", f"there is no head '{name}'{_near(name, heads)}")
+        for field in ("head", "policy"):
+            if (name := _named(part, field)) is not None:
+                read.add(name)
+                if name not in heads:
+                    yield Problem(part, field, f"there is no head '{name}'{_near(name, heads)}")
         if (name := _named(part, "target")) is not None and name not in targets:
             yield Problem(part, "target", f"there is no target '{name}'{_near(name, targets)}")
         if getattr(part, "source", None) == "target" and not rule.uses_target_network:

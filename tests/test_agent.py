@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from components import action_models, optimizers, torsos
-from framework import testing_examples as examples
 from framework.agent import Agent, Network, resets
 from framework.config import load
 from framework.experiment import Experiment
 from framework.interfaces import Torso
-from framework.testing_examples import Sizes
-from framework.testing_expectations import expect_close
+from framework.testing import examples
+from framework.testing.examples import Sizes
+from framework.testing.expectations import expect_close
 from framework.transforms import at_action
 from framework.types import Array, Params, PyTree
 from framework.update_rule import UpdateRule

@@ -97,7 +97,7 @@ def test_launching_needs_no_jax() -> None:
 
 
 def test_gin_is_imported_at_the_edge_only() -> None:
-    edge = re.compile(r"framework\.(registry|config\w*)")
+    edge = re.compile(r"framework\.(registry|config(\.\w+)?)")
     inside = [
         place(path, node)
         for module, path in OURS.items()

@@ -25,7 +25,7 @@ from hypothesis.extra import numpy as hnp
 
 from framework import orbax_arrays
 from framework.checkpoint import MANIFEST, Checkpoints, named_leaves, restore_newest, state_sha256
-from framework.storage import RunFolderError
+from framework.runs.storage import RunFolderError
 
 
 class Moments(NamedTuple):

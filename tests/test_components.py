@@ -16,10 +16,12 @@ import pytest
 import components
 from components import heads, loss_terms, optimizers
 from components.meta_networks import features
-from framework import testing, testing_networks, testing_rules
+from framework import testing
 from framework.context import FeatureContext
-from framework.testing_examples import NoExampleError, example
-from framework.testing_expectations import check_function
+from framework.testing import networks as testing_networks
+from framework.testing import rules as testing_rules
+from framework.testing.examples import NoExampleError, example
+from framework.testing.expectations import check_function
 from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleInputs
 
 __all__ = ["components"]

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework import config, config_text
+from framework import config
 from framework.config import ConfigError, Loaded, Node, load
-from framework.config_mistakes import Place
-from framework.config_parsing import parse
-from framework.config_values import Mismatch, coerce, type_name
+from framework.config import text as config_text
+from framework.config.mistakes import Place
+from framework.config.parsing import parse
+from framework.config.values import Mismatch, coerce, type_name
 from framework.interfaces import TrajectoryCore, Weights
 from framework.registry import component
 
@@ -298,7 +299,7 @@ def test_shipped_configs_are_found_by_name(folder: Path, monkeypatch: pytest.Mon
     (shipped / "experiments/catch.gin").write_text("include 'scale/small.gin'")
     (shipped / "scale").mkdir()
     (shipped / "scale/small.gin").write_text("ConfigRoot.seed = 9")
-    monkeypatch.setattr("framework.config_reading.shipped_gin_folder", lambda: shipped)
+    monkeypatch.setattr("framework.config.reading.shipped_gin_folder", lambda: shipped)
     loaded = load("catch", root=ConfigRoot)
     assert (loaded.experiment.seed, loaded.name) == (9, "catch")
     with pytest.raises(ConfigError, match=r"cathc: .*Did you mean 'catch'\?"):

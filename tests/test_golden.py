@@ -205,7 +205,7 @@ def one_update(
     rule: UpdateRule, meta_params: Params, inputs: RuleInputs, carry: Params
 ) -> tuple[dict[str, Any], Params]:
     """All that a rule file has expected numbers for, under their names; and the rule's new carry."""
-    estimates, _ = rule.estimate(inputs, carry["normalizer"])
+    estimates, _ = rule.estimate(inputs, carry.normalizer)
     targets, carry = rule.targets(meta_params, inputs, carry)
 
     def loss(outputs: Outputs) -> tuple[Array, tuple[Array, Array]]:
@@ -213,7 +213,7 @@ def one_update(
         return (others + value).mean(), (others, value)
 
     gradient, (others, value) = jax.grad(loss, has_aux=True)(inputs.outputs)
-    (hidden, cell), moments = carry["lifetime"], carry["normalizer"]
+    (hidden, cell), moments = carry.lifetime, carry.normalizer
     found = {
         "targets/adv": estimates.advantages,
         "targets/normalized_adv": estimates.normalized_advantages,

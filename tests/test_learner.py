@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from components import action_models, heads, loss_terms, optimizers, torsos
 from components.meta_networks import action_features, cores, features, learned_targets
-from framework import testing_examples as examples
 from framework.agent import Agent
 from framework.config import load
 from framework.experiment import Experiment
@@ -23,8 +22,9 @@ from framework.interfaces import Optimizer
 from framework.learner import Learner
 from framework.meta_network import MetaNetwork
 from framework.numbers import Hyperparameter
-from framework.testing_examples import Sizes, permuted_batch
-from framework.testing_expectations import check_function, expect_close
+from framework.testing import examples
+from framework.testing.examples import Sizes, permuted_batch
+from framework.testing.expectations import check_function, expect_close
 from framework.types import Array, LearnerState, Params, Trajectory
 from framework.update_rule import UpdateRule
 
@@ -172,7 +172,7 @@ def test_disco_neither_averages_nor_learns_from_a_step_of_weight_0() -> None:
     cut = batch.weight == 0
     assert cut.any()
     changed = batch.replace(reward=jnp.where(cut, 100.0, batch.reward))
-    one, other = (updated(of, b)[0].rule_carry["normalizer"] for b in (batch, changed))
+    one, other = (updated(of, b)[0].rule_carry.normalizer for b in (batch, changed))
     expect_close(other, one, "the moving averages see it", 1e-6)
     targets = targets_of(of, batch)
     moved = {name: jnp.where(cut.reshape(*cut.shape, *[1] * (x.ndim - 2)), 9.0, x) for name, x in targets.items()}

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.metrics import FILE, MetricsWriter, read_metrics
-from framework.storage import RunFolderError
+from framework.runs.metrics import FILE, MetricsWriter, read_metrics
+from framework.runs.storage import RunFolderError
 
 
 def write(folder: Path, steps: range, *, resume_step: int | None = None, value: float = 1.0) -> float:

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from framework.progress import Figures, Progress
-from framework.stopping import StopSignals
+from framework.runs.progress import Figures, Progress
+from framework.runs.stopping import StopSignals
 
 
 class Clock:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from components.replays import OnPolicy, ReplayState, Uniform
-from framework import testing_examples as examples
-from framework.testing_examples import Sizes
+from framework.testing import examples
+from framework.testing.examples import Sizes
 from framework.types import PyTree, Trajectory
 
 SIZES = Sizes(steps=3, batch=2, actions=2)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from components import heads, normalizers
 from components import value_estimators as ve
-from framework import testing_examples as examples
 from framework import transforms
 from framework.interfaces import ValueEstimator, ValueHead
 from framework.numbers import Hyperparameter
-from framework.testing_examples import Sizes
+from framework.testing import examples
+from framework.testing.examples import Sizes
 from framework.types import Array, Estimates, RuleInputs
 
 SIZES = st.sampled_from([Sizes(1, 1, 2), Sizes(2, 3, 3), Sizes(6, 2, 4)])  # each is a program of its own

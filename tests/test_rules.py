@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from components import heads, loss_terms
 from components.meta_networks import action_features, features, learned_targets
-from framework import testing_examples as examples
 from framework.config import load
 from framework.experiment import Experiment
 from framework.meta_network import MetaNetwork
-from framework.testing_examples import Sizes, permuted_batch
-from framework.testing_expectations import check_function, expect_close
-from framework.testing_rules import loss_inputs
+from framework.testing import examples
+from framework.testing.examples import Sizes, permuted_batch
+from framework.testing.expectations import check_function, expect_close
+from framework.testing.rules import loss_inputs
 from framework.transforms import log_probability
 from framework.types import Array, LossInputs, Params, PyTree, RuleInputs
 from framework.update_rule import UpdateRule
@@ -138,7 +138,7 @@ def test_meta_gradient_flows_through_predictions_alone() -> None:
     """Policies and values are seen under stop-gradient, y and z are not."""
     disco, found = rule("disco103_catch"), inputs(rule("disco103_catch"))
     carry = disco.initial_carry()
-    carry |= {"lifetime": jax.tree.map(jnp.ones_like, carry["lifetime"])}  # an empty memory hides the summary
+    carry = carry.replace(lifetime=jax.tree.map(jnp.ones_like, carry.lifetime))  # an empty memory hides the summary
 
     @functools.partial(jax.jit, compiler_options=COMPILE_FAST)
     @jax.grad
@@ -201,7 +201,7 @@ def test_ppo_stops_where_the_ratio_has_moved_far_enough(seed: int) -> None:
 def test_the_target_policy_of_ppo_is_the_old_one_tilted_by_the_advantage() -> None:
     static = rule("ppo_static_target_catch")
     found = inputs(static)
-    estimates, _ = static.estimate(found, static.initial_carry()["normalizer"])
+    estimates, _ = static.estimate(found, static.initial_carry().normalizer)
     epsilon = static.meta_network.targets[0].epsilon
     tilted = np.asarray(jax.nn.softmax(found.behaviour)).copy()
     for t, b in np.ndindex(*found.action.shape):
@@ -219,7 +219,7 @@ def test_the_loss_is_the_sum_of_its_terms_times_their_costs() -> None:
     terms = (loss_terms.Entropy(cost=2.0), loss_terms.Value(cost=0.5))
     of = dataclasses.replace(rule("disco103_catch"), heads=tuple(examples.examples_of("heads")), loss=terms)
     expected = 2.0 * terms[0](found, of.head("logits")) + 0.5 * terms[1](found, of.head("q"))
-    np.testing.assert_allclose(of.loss_per_step(found, {}), expected, rtol=1e-5)
+    np.testing.assert_allclose(sum(of.loss_terms_per_step(found, {}).values()), expected, rtol=1e-5)
 
 
 def test_the_next_policy_is_not_predicted_across_an_episodes_end() -> None:

@@ -19,7 +19,7 @@ from experiments import cli
 from framework import orbax_arrays
 from framework.config import load
 from framework.experiment import Experiment
-from framework.run_folder import RunFolder
+from framework.runs.folder import RunFolder
 
 STEPS, LONGER = 18, 32  # Neither at a logged point: the last point of a run may be of fewer steps.
 PPO = (*SMALL_PPO, *intervals(logging=5, checkpoints=7, evaluation=10))

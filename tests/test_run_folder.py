@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework import curves
-from framework.curves import draw_comparison, draw_learning_curve
-from framework.run_folder import RunFolder
-from framework.storage import RunFolderError, strict_json, write_atomically
+from framework.runs import curves
+from framework.runs.curves import draw_comparison, draw_learning_curve
+from framework.runs.folder import RunFolder
+from framework.runs.storage import RunFolderError, strict_json, write_atomically
 
 
 def start(folder: RunFolder, **changes: Any) -> None:
@@ -142,7 +142,7 @@ def test_damaged_json_is_said(folder: RunFolder) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from framework.run_folder import RunFolder
+from framework.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).claimed():
     print("claimed", flush=True)
     sys.stdin.read()
@@ -169,7 +169,7 @@ def test_one_process_at_a_time_and_a_kill_frees_the_folder(folder: RunFolder) ->
 
 
 def test_importing_is_light() -> None:
-    check = "import sys; from framework import curves, metrics, progress, run_folder, stopping;"
+    check = "import sys; from framework.runs import curves, folder, metrics, progress, stopping;"
     check += "print({'jax', 'orbax', 'matplotlib', 'tensorboardX', 'rich', 'gin'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", check], text=True) == "set()\n"
 

@@ -89,8 +89,8 @@ def test_runs(tmp_path: Path, name: str) -> None:
         missing = {metric for metric, value in point.items() if value is None}
         # Within an update it may be that no episode ends.
         assert missing <= {"episode/return", "episode/length"}
-        assert point["loss/gradient_norm"] > 0
-        assert point["loss/update_norm"] > 0
+        assert point["update/gradient_norm"] > 0
+        assert point["update/change_norm"] > 0
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

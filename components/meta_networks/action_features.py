@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from framework.context import FeatureContext
+from framework.errors import UserError
 from framework.interfaces import ActionFeature
 from framework.layers import ActionEquivariantBlock, DistributionMLP
 from framework.registry import component
@@ -27,7 +28,7 @@ def output_of(context: FeatureContext, head: str, source: Source) -> Array:
     """The raw output of a head, of the online or of the target network [T+1, B, ...]."""
     outputs = context.inputs.outputs if source == "online" else context.inputs.target_outputs
     if outputs is None:
-        raise ValueError(f"the rule has no target network to read '{head}' from: bind UpdateRule.target_decay")
+        raise UserError(f"the rule has no target network to read '{head}' from: bind UpdateRule.target_decay")
     return outputs[head]
 
 

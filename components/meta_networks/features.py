@@ -39,7 +39,7 @@ class Value:
     """signed_log(v) of this step and the next."""
 
     def __call__(self, context: FeatureContext) -> Array:
-        return jax.lax.stop_gradient(context.pair(signed_log(context.estimate("values"))))
+        return jax.lax.stop_gradient(context.pair(signed_log(context.estimate("values"))[..., None]))
 
 
 @component("features")
@@ -74,7 +74,7 @@ class Prediction:
 
     def __call__(self, context: FeatureContext) -> Array:
         x = embedding(context, self.head, self.sizes)(output_of(context, self.head, self.source))
-        return jnp.concatenate([x[:-1], x[1:]], axis=-1)
+        return context.pair(x)
 
 
 @component("features")
@@ -110,7 +110,7 @@ class ExpectedOverActions:
     def __call__(self, context: FeatureContext) -> Array:
         policy = jax.lax.stop_gradient(jax.nn.softmax(context.inputs.outputs[self.head]))
         x = jnp.einsum("tba,tbad->tbd", policy, context.compute(self.of))
-        return jnp.concatenate([x[:-1], x[1:]], axis=-1)
+        return context.pair(x)
 
 
 @component("features")
@@ -122,7 +122,7 @@ class MaximumOverActions:
 
     def __call__(self, context: FeatureContext) -> Array:
         x = context.compute(self.of).max(axis=-2)
-        return jnp.concatenate([x[:-1], x[1:]], axis=-1)
+        return context.pair(x)
 
 
 @component("features")

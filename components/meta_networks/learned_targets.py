@@ -65,11 +65,11 @@ class LearnedPolicy:
 @component("targets")
 @dataclasses.dataclass(frozen=True)
 class LearnedEmbedding:
-    """Numbers that no head moves to: what the trajectory core tells the lifetime core, or a learned cost.
+    """Numbers that no head moves to: what the trajectory core tells the lifetime core [T, B, size].
 
     Attributes:
       name: of the target.
-      size: how many numbers per step; 0 for a single one without an axis of its own [T, B].
+      size: how many numbers per step.
     """
 
     name: str = "embedding"
@@ -77,5 +77,16 @@ class LearnedEmbedding:
     learned: ClassVar[bool] = True
 
     def __call__(self, context: FeatureContext) -> Array:
-        output = linear(max(self.size, 1), name=self.name, stddev=HEAD_STDDEV)(context.summarized)
-        return output if self.size else output.squeeze(-1)
+        return linear(self.size, name=self.name, stddev=HEAD_STDDEV)(context.summarized)
+
+
+@component("targets")
+@dataclasses.dataclass(frozen=True)
+class LearnedNumber:
+    """One number per step that the meta-network emits, such as the weight of a loss term [T, B]."""
+
+    name: str = "number"
+    learned: ClassVar[bool] = True
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return linear(1, name=self.name, stddev=HEAD_STDDEV)(context.summarized).squeeze(-1)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from framework import interfaces, registry
-from framework.config_mistakes import Place
-from framework.config_parsing import Unreadable
+from framework.config.mistakes import Place
+from framework.config.parsing import Unreadable
 from framework.errors import closest, did_you_mean
 
 _SEQUENCES = (tuple, list, collections.abc.Sequence)

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from framework import config_text, registry
-from framework.config_mistakes import ConfigError, Mistake, Place
-from framework.config_parsing import Unreadable
-from framework.config_planning import Plan
-from framework.config_reading import Definition, Key, Reading, read, read_text, shipped_gin_folder
-from framework.config_values import Argument, Node
+from framework import registry
+from framework.config import text
+from framework.config.mistakes import ConfigError, Mistake, Place
+from framework.config.parsing import Unreadable
+from framework.config.planning import Plan
+from framework.config.reading import Definition, Key, Reading, read, read_text, shipped_gin_folder
+from framework.config.values import Argument, Node
 
 __all__ = [
     "Argument",
@@ -77,7 +78,7 @@ class Loaded:
 
     def differences(self, other: Loaded) -> list[str]:
         """``path.to.parameter: left != right`` for every parameter and component that differs."""
-        return config_text.differences(self.root, other.root)
+        return text.differences(self.root, other.root)
 
 
 def load(config: str | Path, *, gin_files: Sequence[str] = (), bindings: Sequence[str] = (), root: type) -> Loaded:
@@ -110,7 +111,7 @@ def first_difference(saved_config_text: str, loaded: Loaded) -> str | None:
     saved = _loaded(
         read_text(saved_config_text, "saved config"), "saved config", "saved config", type(loaded.experiment)
     )
-    return next(iter(config_text.differences(saved.root, loaded.root, identity_only=True)), None)
+    return next(iter(text.differences(saved.root, loaded.root, identity_only=True)), None)
 
 
 def _loaded(reading: Reading, name: str, file: str, root: type) -> Loaded:
@@ -127,16 +128,16 @@ def _loaded(reading: Reading, name: str, file: str, root: type) -> Loaded:
         experiment=experiment,
         root=plan.root,
         bindings=tuple(_binding(definition, plan.effective) for definition in reading.definitions),
-        config_text=config_text.config_text(reading.imports, values),
-        operative_text=config_text.operative_text(reading.imports, plan.root),
-        config_hash=config_text.config_hash(plan.root),
+        config_text=text.config_text(reading.imports, values),
+        operative_text=text.operative_text(reading.imports, plan.root),
+        config_hash=text.config_hash(plan.root),
     )
 
 
 def _binding(definition: Definition, effective: dict[Key, Definition]) -> Binding:
     overridden = definition.key is None or effective[definition.key] is not definition
-    text = config_text.format_value(definition.value)
-    return Binding(definition.name, text, definition.place.file, definition.place.line, overridden)
+    value = text.format_value(definition.value)
+    return Binding(definition.name, value, definition.place.file, definition.place.line, overridden)
 
 
 def _build(plan: Plan) -> Any:

@@ -14,9 +14,9 @@ from typing import Any
 import gin
 
 from framework import registry
-from framework.config_parsing import Macro, Reference
-from framework.config_reading import Key
-from framework.config_values import Argument, Node
+from framework.config.parsing import Macro, Reference
+from framework.config.reading import Key
+from framework.config.values import Argument, Node
 
 _LINE_LENGTH = 100
 _UNSET = Argument("(not set)", None)  # A class that is passed on may leave parameters to whoever calls it.

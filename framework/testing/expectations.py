@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framework.testing_examples import random_normal
+from framework.testing.examples import random_normal
 from framework.types import Array, Params, PyTree
 
 

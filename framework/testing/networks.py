@@ -12,8 +12,8 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 
 from framework.interfaces import ActionModel, Head, LifetimeCore, Torso, TrajectoryCore, ValueHead
-from framework.testing_examples import SMALL, SMALLEST, permuted_batch, random_normal
-from framework.testing_expectations import (
+from framework.testing.examples import SMALL, SMALLEST, permuted_batch, random_normal
+from framework.testing.expectations import (
     check_function,
     check_gradient_reaches,
     expect,

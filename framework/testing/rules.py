@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from framework import registry
-from framework import testing_examples as examples
 from framework.interfaces import ActionFeature, Feature, LossTerm, Normalizer, Number, Target, ValueEstimator, ValueHead
-from framework.testing_examples import EXAMPLE, SMALL, SMALLEST, InContext, Sizes, World, permuted_batch, random_normal
-from framework.testing_expectations import (
+from framework.testing import examples
+from framework.testing.examples import EXAMPLE, SMALL, SMALLEST, InContext, Sizes, World, permuted_batch, random_normal
+from framework.testing.expectations import (
     check_finite_difference,
     check_function,
     check_gradient_reaches,

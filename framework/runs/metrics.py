@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from framework.storage import disk_errors, strict_json, write_atomically
+from framework.runs.storage import disk_errors, strict_json, write_atomically
 
 FILE = "metrics.jsonl"
 _FIXED = ("step", "env_steps", "wall_seconds")

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
 from framework import registry
-from framework.config_mistakes import COMMAND_LINE, Mistake, Place
-from framework.config_parsing import Reference, parse, references
+from framework.config.mistakes import COMMAND_LINE, Mistake, Place
+from framework.config.parsing import Reference, parse, references
 from framework.errors import closest, did_you_mean
 
 _BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")
@@ -65,7 +65,7 @@ class Reading:
 
 def shipped_gin_folder() -> Path:
     """The gin files that come with the package: beside the code in a checkout, data in an installed wheel."""
-    checkout = Path(__file__).resolve().parent.parent / "gin"
+    checkout = Path(__file__).resolve().parents[2] / "gin"
     if (checkout / "experiments").is_dir():  # In site-packages this is the gin library.
         return checkout
     try:

@@ -21,26 +21,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from framework import registry
-from framework import testing_examples as examples
 from framework.environment import Batched
 from framework.interfaces import Environment, Optimizer, Replay, Suite, Weights
 from framework.meta_network import MetaNetwork
-from framework.testing_examples import EXAMPLE, Sizes
-from framework.testing_expectations import (
+from framework.testing import examples
+from framework.testing.examples import EXAMPLE, Sizes
+from framework.testing.expectations import (
     check_function,
     expect,
     expect_close,
     expect_same_form,
     expect_shape,
 )
-from framework.testing_networks import (
+from framework.testing.networks import (
     check_action_model,
     check_head,
     check_lifetime_core,
     check_torso,
     check_trajectory_core,
 )
-from framework.testing_rules import (
+from framework.testing.rules import (
     check_action_feature,
     check_feature,
     check_loss_term,

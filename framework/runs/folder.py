@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from framework.storage import RunFolderError, disk_errors, strict_json, write_atomically
+from framework.runs.storage import RunFolderError, disk_errors, strict_json, write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "rulespace")
 _OUR_HIDDEN_FILE = re.compile(r"\.lock|\..+\.saving")
@@ -149,7 +149,7 @@ def _describe_start(arguments: Sequence[str]) -> dict[str, Any]:
         "arguments": list(arguments),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "source": _source(Path(__file__).resolve().parents[1]),
+        "source": _source(Path(__file__).resolve().parents[2]),
         "host": socket.gethostname(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
     }

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from gin import config_parser
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
-from framework.config_mistakes import Mistake
+from framework.config.mistakes import Mistake
 from framework.errors import closest, did_you_mean
 
 Statement: TypeAlias = BindingStatement | BlockDeclaration | ImportStatement | IncludeStatement

@@ -9,10 +9,10 @@ from typing import Any
 import gin
 
 from framework import registry
-from framework.config_mistakes import Mistake, Place
-from framework.config_parsing import Macro, Reference, Unreadable, references
-from framework.config_reading import Definition, Key, Reading, guess_selector
-from framework.config_values import Argument, Mismatch, Node, coerce
+from framework.config.mistakes import Mistake, Place
+from framework.config.parsing import Macro, Reference, Unreadable, references
+from framework.config.reading import Definition, Key, Reading, guess_selector
+from framework.config.values import Argument, Mismatch, Node, coerce
 from framework.errors import closest, did_you_mean
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from framework.storage import disk_errors, write_atomically
+from framework.runs.storage import disk_errors, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
