@@ -27,10 +27,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
 
     Raises:
       ConfigError: all mistakes of the config.
-      flags.IllegalFlagValueError: for another format.
     """
-    if options.format not in ("text", "json"):
-        raise flags.IllegalFlagValueError(f"describe cannot print --format={options.format}: choose text or json")
     loaded = load_experiment(arguments[0], options)
     trainer = Trainer(loaded.experiment)
     description = describe(trainer)

@@ -48,7 +48,7 @@ def refuse_mismatched_environment(environment: Environment) -> None:
     Raises:
       UserError: where shapes or dtypes differ.
     """
-    spec, key = environment.spec, jax.random.key(0)
+    spec, key = environment.spec, jax.eval_shape(lambda: jax.random.key(0))
     state, first = jax.eval_shape(environment.reset, key)
     _, time_step = jax.eval_shape(environment.step, key, state, jax.ShapeDtypeStruct((), jnp.int32))
     for when, shown in (("reset", first), ("step", time_step.observation)):

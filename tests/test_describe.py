@@ -332,7 +332,7 @@ def test_json_with_cost(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_other_formats_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["describe", "ppo_catch", "--format=md"]) == 2
-    assert "describe cannot print --format=md: choose text or json" in capsys.readouterr().err
+    assert "--format=md: value should be one of <text|json>" in capsys.readouterr().err
 
 
 def test_mistakes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
