@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framework.layers import MLP, LSTMGates, linear, lstm_step
+from framework.layers import MLP, Linear, LSTMGates, lstm_step
 from framework.registry import component
 from framework.types import Array
 
@@ -29,7 +29,7 @@ class ActionLSTM(nn.Module):
     def __call__(
         self, embedding: Array, action: Array | None, sizes: dict[str, int], num_actions: int
     ) -> dict[str, Array]:
-        cell = linear(self.size, name="cell")(embedding)
+        cell = Linear(self.size, name="cell")(embedding)
         of_action, of_hidden, bias = LSTMGates(self.size, name="gates")(num_actions)
         gates = jnp.tanh(cell) @ of_hidden + bias
         if action is None:

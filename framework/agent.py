@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from framework.interfaces import ActionModel, Head, Optimizer, Torso
-from framework.layers import linear
+from framework.layers import Linear
 from framework.registry import Problem, component
 from framework.specs import EnvironmentSpec
 from framework.types import Array, Outputs, Params, PyTree
@@ -46,7 +46,7 @@ class NetworkModule(nn.Module):
             if head.action_conditional:
                 conditional[head.name] = size
             else:
-                outputs[head.name] = linear(size, name=f"head_{head.name}", stddev=HEAD_STDDEV)(embedding)
+                outputs[head.name] = Linear(size, name=f"head_{head.name}", stddev=HEAD_STDDEV)(embedding)
         if conditional and self.action_model is not None:
             outputs |= self.action_model(embedding, action, conditional, self.spec.num_actions)
         return outputs, carry

@@ -22,9 +22,21 @@ def truncated_normal(stddev: float | None = None) -> nn.initializers.Initializer
     return initialize
 
 
-def linear(size: int, *, name: str | None = None, stddev: float | None = None) -> nn.Dense:
-    """A linear layer with truncated-normal weights and zero biases."""
-    return nn.Dense(size, kernel_init=truncated_normal(stddev), name=name)
+class Linear(nn.Module):
+    """A linear layer with truncated-normal weights and zero biases: [..., D] to [..., size].
+
+    All leading axes are one for the product: the weights' gradient is then one product too, without transposed copies.
+    """
+
+    size: int
+    stddev: float | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", truncated_normal(self.stddev), (x.shape[-1], self.size))
+        bias = self.param("bias", nn.initializers.zeros, (self.size,))
+        flat = x.reshape(-1, x.shape[-1]) @ kernel + bias
+        return flat.reshape(*x.shape[:-1], self.size)
 
 
 class MLP(nn.Module):
@@ -35,7 +47,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for index, size in enumerate(self.sizes):
-            x = linear(size, name=f"linear_{index}")(x if index == 0 else nn.relu(x))
+            x = Linear(size, name=f"linear_{index}")(x if index == 0 else nn.relu(x))
         return x
 
 
@@ -59,7 +71,7 @@ class DistributionMLP(nn.Module):
     def __call__(self, logits: Array) -> Array:
         x = ExpectedLinear(self.sizes[0], name="linear_0")(logits)
         for index, size in enumerate(self.sizes[1:], start=1):
-            x = linear(size, name=f"linear_{index}")(nn.relu(x))
+            x = Linear(size, name=f"linear_{index}")(nn.relu(x))
         return x
 
 
@@ -75,7 +87,7 @@ class ActionEquivariantBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         mean = jnp.broadcast_to(x.mean(axis=-2, keepdims=True), x.shape)
-        return nn.relu(linear(self.size, name="linear")(jnp.concatenate([x, mean], axis=-1)))
+        return nn.relu(Linear(self.size, name="linear")(jnp.concatenate([x, mean], axis=-1)))
 
 
 def lstm_step(gates: Array, cell: Array) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from framework.context import FeatureContext
 from framework.interfaces import Feature, LifetimeCore, Target, TrajectoryCore
-from framework.layers import linear
+from framework.layers import Linear
 from framework.registry import component
 from framework.types import Array, Estimates, Params, PyTree, RuleInputs
 
@@ -34,7 +34,7 @@ class TrajectoryNetwork(nn.Module):
             x = jnp.concatenate([context.compute(feature) for feature in self.features], axis=-1)
             summary = self.core(x, inputs.last)
             if lifetime is not None:
-                summary = summary * linear(summary.shape[-1], name="lifetime", stddev=1.0)(lifetime)
+                summary = summary * Linear(summary.shape[-1], name="lifetime", stddev=1.0)(lifetime)
             context.summarize(summary)
         for target in self.targets:
             context.targets[target.name] = target(context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from framework.layers import LSTM, LSTMGates, linear, lstm_step
+from framework.layers import LSTM, Linear, LSTMGates, lstm_step
 from framework.registry import component
 from framework.types import Array
 
@@ -44,7 +44,7 @@ class MetaRNN(nn.Module):
     @nn.compact
     def __call__(self, features: Array, weight: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         hidden, cell = carry
-        embedded = linear(self.embedding_size, name="embedding")(features)
+        embedded = Linear(self.embedding_size, name="embedding")(features)
         mean = jnp.einsum("tbd,tb->d", embedded, weight) / jnp.maximum(weight.sum(), 1.0)
         of_input, of_hidden, bias = LSTMGates(self.size, name="gates")(self.embedding_size)
         return lstm_step(mean @ of_input + hidden @ of_hidden + bias, cell)

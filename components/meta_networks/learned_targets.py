@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
-from framework.layers import ActionEquivariantBlock, linear
+from framework.layers import ActionEquivariantBlock, Linear
 from framework.registry import component
 from framework.types import Array
 
@@ -33,7 +33,7 @@ class LearnedPrediction:
 
     def __call__(self, context: FeatureContext) -> Array:
         size = context.inputs.outputs[self.head].shape[-1]
-        return linear(size, name=self.name, stddev=HEAD_STDDEV)(context.summarized)
+        return Linear(size, name=self.name, stddev=HEAD_STDDEV)(context.summarized)
 
 
 @component("targets")
@@ -59,7 +59,7 @@ class LearnedPolicy:
         x = jnp.concatenate([copies, *of_actions], axis=-1)
         for index, size in enumerate(self.sizes):
             x = ActionEquivariantBlock(size, name=f"{self.name}_block_{index}")(x)
-        return linear(1, name=self.name, stddev=HEAD_STDDEV)(x).squeeze(-1)
+        return Linear(1, name=self.name, stddev=HEAD_STDDEV)(x).squeeze(-1)
 
 
 @component("targets")
@@ -77,7 +77,7 @@ class LearnedEmbedding:
     learned: ClassVar[bool] = True
 
     def __call__(self, context: FeatureContext) -> Array:
-        return linear(self.size, name=self.name, stddev=HEAD_STDDEV)(context.summarized)
+        return Linear(self.size, name=self.name, stddev=HEAD_STDDEV)(context.summarized)
 
 
 @component("targets")
@@ -89,4 +89,4 @@ class LearnedNumber:
     learned: ClassVar[bool] = True
 
     def __call__(self, context: FeatureContext) -> Array:
-        return linear(1, name=self.name, stddev=HEAD_STDDEV)(context.summarized).squeeze(-1)
+        return Linear(1, name=self.name, stddev=HEAD_STDDEV)(context.summarized).squeeze(-1)
