@@ -87,6 +87,12 @@ class ActionValue:
         return jax.lax.stop_gradient(signed_log(context.estimate("action_values")))[..., None]
 
 
+def advantage_of(context: FeatureContext, field: str, *, normalized: bool) -> Array:
+    """An advantage of the estimates, as signed_log or normalized [..., 1]."""
+    advantage = context.estimate(f"normalized_{field}") if normalized else signed_log(context.estimate(field))
+    return jax.lax.stop_gradient(advantage)[..., None]
+
+
 @component("action_features")
 @dataclasses.dataclass(frozen=True)
 class ActionAdvantage:
@@ -95,11 +101,7 @@ class ActionAdvantage:
     normalized: bool = False
 
     def __call__(self, context: FeatureContext) -> Array:
-        if self.normalized:
-            advantage = context.estimate("normalized_action_advantages")
-        else:
-            advantage = signed_log(context.estimate("action_advantages"))
-        return jax.lax.stop_gradient(advantage)[..., None]
+        return advantage_of(context, "action_advantages", normalized=self.normalized)
 
 
 @component("action_features")

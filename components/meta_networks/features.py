@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from components.meta_networks.action_features import Source, embedding, output_of
+from components.meta_networks.action_features import Source, advantage_of, embedding, output_of
 from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
 from framework.registry import component
@@ -50,11 +50,7 @@ class Advantage:
     normalized: bool = False
 
     def __call__(self, context: FeatureContext) -> Array:
-        if self.normalized:
-            advantage = context.estimate("normalized_advantages")
-        else:
-            advantage = signed_log(context.estimate("advantages"))
-        return jax.lax.stop_gradient(advantage)[..., None]
+        return advantage_of(context, "advantages", normalized=self.normalized)
 
 
 @component("features")
