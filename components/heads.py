@@ -14,6 +14,11 @@ from framework.transforms import expected_bin, signed_hyperbolic, signed_parabol
 from framework.types import Array
 
 
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 @component("heads")
 @dataclasses.dataclass(frozen=True)
 class Policy:
@@ -35,6 +40,9 @@ class Prediction:
     categories: int = 600
     action_conditional: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        _check_at_least("categories", self.categories, 2)
+
     def size(self, spec: EnvironmentSpec) -> int:
         return self.categories
 
@@ -47,6 +55,9 @@ class ActionPrediction:
     name: str = "z"
     categories: int = 600
     action_conditional: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_at_least("categories", self.categories, 2)
 
     def size(self, spec: EnvironmentSpec) -> int:
         return self.categories
@@ -97,6 +108,9 @@ class CategoricalActionValue:
     name: str = "q"
     limit: int = 300
     action_conditional: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_at_least("limit", self.limit, 1)
 
     def size(self, spec: EnvironmentSpec) -> int:
         return 2 * self.limit + 1

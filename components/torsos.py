@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from framework.layers import LSTM
+from framework.layers import LSTM, check_sizes
 from framework.layers import MLP as Layers
 from framework.registry import component
 from framework.types import Array, PyTree
@@ -20,6 +20,10 @@ class MLP(nn.Module):
     """
 
     sizes: tuple[int, ...] = (512, 512)
+
+    def __post_init__(self) -> None:
+        check_sizes(self.sizes)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
@@ -41,6 +45,10 @@ class RecurrentMLP(nn.Module):
 
     sizes: tuple[int, ...] = (256,)
     memory: int = 128
+
+    def __post_init__(self) -> None:
+        check_sizes(self.sizes)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:

@@ -177,7 +177,13 @@ def _write_manifest(folder: Path, step: int, leaves: Mapping[str, Any]) -> None:
         "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
         "files": {path.relative_to(folder).as_posix(): _file_sha256(path) for path in files},
     }
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+    signed = {"sha256": _content_sha256(manifest), **manifest}
+    write_atomically(folder / MANIFEST, json.dumps(signed, indent=1).encode())
+
+
+def _content_sha256(manifest: Mapping[str, Any]) -> str:
+    """The sha256 over what a manifest says, its own sha256 apart."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:
@@ -189,12 +195,14 @@ def _verified_leaves(folder: Path, step: int) -> dict[str, str]:
     """{path: dtype and shape} of a checkpoint whose every file is as it was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest.pop("sha256") != _content_sha256(manifest):
+            raise _Damaged(f"sha256 of {MANIFEST} differs")
         files, leaves = dict(manifest["files"]), dict(manifest["leaves"])
         if manifest["step"] != step:
             raise _Damaged(f"{MANIFEST} is of step {manifest['step']}")
     except FileNotFoundError:
         raise _Damaged(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise _Damaged(f"{MANIFEST} cannot be read") from None
     for name, sha256 in files.items():
         try:

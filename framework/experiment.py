@@ -96,8 +96,10 @@ class Experiment:
         for name in ("num_environments", "trajectory_length", "epochs", "minibatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.steps < 0:
-            raise ValueError(f"steps must not be negative, got {self.steps}")
+        if not 0 <= self.steps < 2**31:
+            raise ValueError(f"steps must lie in [0, 2^31), got {self.steps}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in [0, 2^32), got {self.seed}")
 
     def hyperparameters(self) -> dict[str, float]:
         """The numbers a newborn agent carries."""

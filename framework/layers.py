@@ -22,6 +22,16 @@ def truncated_normal(stddev: float | None = None) -> nn.initializers.Initializer
     return initialize
 
 
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Refuses layers without a size.
+
+    Raises:
+      ValueError: where a size is not positive.
+    """
+    if any(size < 1 for size in sizes):
+        raise ValueError(f"sizes must be positive, got {tuple(sizes)}")
+
+
 class Linear(nn.Module):
     """A linear layer with truncated-normal weights and zero biases: [..., D] to [..., size].
 

@@ -41,6 +41,8 @@ class UpdateRule:
     def __post_init__(self) -> None:
         if self.target_decay is not None and not 0.0 <= self.target_decay < 1.0:
             raise ValueError(f"target_decay must lie in [0, 1), got {self.target_decay}")
+        if not self.loss:
+            raise ValueError("loss has no terms: nothing would be learned")
         if self.normalizer is not None and self.value_estimator is None:
             raise ValueError("a normalizer needs a value_estimator, whose advantages it normalizes")
 
@@ -154,4 +156,4 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
 
 def _near(name: str, names: dict[str, Any]) -> str:
     """How a message goes on after a name that does not exist."""
-    return "." + (did_you_mean(closest(name, names)) or f" There are: {', '.join(names)}.")
+    return "." + (did_you_mean(closest(name, names)) or f" There are: {', '.join(names) or 'none'}.")

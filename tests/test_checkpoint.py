@@ -144,7 +144,7 @@ def test_part_of_a_state(checkpoints: Checkpoints) -> None:
     assert_same(restored[1], state.meta_params)
 
 
-@pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "manifest", "no_manifest", "empty"])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "manifest", "manifest_leaf", "no_manifest", "empty"])
 def test_damage_falls_back_with_one_line(checkpoints: Checkpoints, warnings: list[str], harm: str) -> None:
     checkpoints.save(1000, make_state(1))
     checkpoints.save(1200, make_state(2))
@@ -163,6 +163,10 @@ def test_damage_falls_back_with_one_line(checkpoints: Checkpoints, warnings: lis
     elif harm == "manifest":
         (folder / MANIFEST).write_text("{")
         reason = f"{MANIFEST} cannot be read"
+    elif harm == "manifest_leaf":
+        text = (folder / MANIFEST).read_text()
+        (folder / MANIFEST).write_text(text.replace("float32", "float64", 1))
+        reason = f"sha256 of {MANIFEST} differs"
     elif harm == "no_manifest":
         (folder / MANIFEST).unlink()
         reason = f"{MANIFEST} is missing"

@@ -169,7 +169,7 @@ MISTAKES = {
     "include of Python": ("include 'code.py'\n" + ROOT, 1, "is a Python file, not a gin file"),
     "include without quotes": ("include base\n" + ROOT, 1, "bare word"),
     "include of another encoding": ("include 'latin.gin'\n" + ROOT, 1, "is not a text in UTF-8"),
-    "constructor refuses": (ROOT + "TypoRoot.weights = @TypoFile()\nTypoFile.scale = -1", 2,
+    "constructor refuses": (ROOT + "TypoRoot.weights = @TypoFile()\nTypoFile.scale = -1", 3,
                             "TypoFile: scale must not be negative, got -1.0"),
     "constructor breaks": (ROOT + "TypoRoot.weights = @TypoFile()\nTypoFile.path = 'explode'", 2,
                            "TypoFile: KeyError: 'explosive'"),

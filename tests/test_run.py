@@ -383,3 +383,14 @@ def test_environment_that_is_not_what_it_says(tmp_path: Path) -> None:
         "make the two agree\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_diverged_run_says_so_and_keeps_its_last_sound_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(*PPO, "--gin.LEARNING_RATE=1e30", folder=folder, steps=20) == 1
+    assert "the run has diverged: at step" in capsys.readouterr().err
+    result = result_of(folder)
+    assert result["status"] == "failed"
+    assert "diverged" in result["error"]

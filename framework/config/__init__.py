@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,8 @@ class _Builder:
         except Exception as error:  # Whatever it is, a line of the config asked for it.
             self.first_error = self.first_error or error
             kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-            self.mistakes.append(node.place.mistake(f"{node.cls.__name__}: {kind}{error}"))
+            place = _place_of_error(node, str(error))
+            self.mistakes.append(place.mistake(f"{node.cls.__name__}: {kind}{error}"))
             return Unreadable()
         self._remember(built, node)
         return built
@@ -199,6 +201,15 @@ class _Builder:
         for name, argument in node.arguments.items():
             if argument.place is None and isinstance(argument.value, Node):
                 self._remember(getattr(built, name), argument.value)
+
+
+def _place_of_error(node: Node, message: str) -> Place:
+    """Where the parameter is bound that a component's own message names first, else where the component is."""
+    for word in re.findall(r"\w+", message):
+        argument = node.arguments.get(word)
+        if argument is not None and argument.place is not None:
+            return argument.place
+    return node.place
 
 
 def _is_unreadable(value: Any) -> bool:

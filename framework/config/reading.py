@@ -304,7 +304,7 @@ def _text_of(path: str) -> str:
     if path.endswith(".py"):
         raise ValueError(f"'{shown}' is a Python file, not a gin file: to use its components, write import MODULE")
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"'{shown}' is not a text in UTF-8") from None
     except OSError as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from framework.checkpoint import Checkpoints
+from framework.errors import UserError
 from framework.experiment import Logging
 from framework.runs.metrics import MetricsWriter
 from framework.runs.progress import Progress
@@ -66,6 +68,7 @@ def advance(
         piece = max(1, min(2 * piece, int(count * POLL_SECONDS / max(now - started, 1e-3))))
         if step % settings.interval == 0 or step == last:
             means = mean_metrics(state)
+            _refuse_non_finite(means, step)
             state = with_metrics_reset(state)
             speed = None
             if step > logged[0]:
@@ -80,6 +83,20 @@ def advance(
     if saved != step:
         checkpoints.save(step, state)
     return Reached(state, step, time.monotonic() - begin)
+
+
+def _refuse_non_finite(means: Mapping[str, float], step: int) -> None:
+    """Ends a run whose numbers are lost, before its state takes the place of a sound one.
+
+    Raises:
+      UserError: where a loss or an update is not finite.
+    """
+    lost = [name for name, mean in means.items() if not name.startswith("episode/") and not math.isfinite(mean)]
+    if lost:
+        raise UserError(
+            f"the run has diverged: at step {step:,} {', '.join(lost)} are not finite; lower the learning rate or "
+            "limit the gradient, in another folder"
+        )
 
 
 def next_stop(step: int, settings: Logging, last: int) -> int:

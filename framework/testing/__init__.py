@@ -3,6 +3,8 @@
 `check_component` builds an example of a registered class and checks it; the checks of the kinds take an instance, for
 components in other configurations. Registering a component is what makes the test suite test it::
 
+    import components  # registers what the examples are made of
+    import my_package
     import pytest
     from framework import testing
 
