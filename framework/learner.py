@@ -80,18 +80,9 @@ class Learner:
         outputs, every_action = self._unroll(params, trajectory, trajectory.action), None
         if any(term.every_action for term in self.rule.loss):
             every_action = {k: v[:steps] for k, v in self._unroll(params, trajectory).items()}
-        weight = trajectory.weight
-        inputs = LossInputs(
-            outputs={name: output[:steps] for name, output in outputs.items()},
-            targets=targets,
-            every_action=every_action,
-            behaviour=trajectory.behaviour,
-            action=trajectory.action,
-            reward=trajectory.reward,
-            discount=trajectory.discount,
-            last=trajectory.last,
-            weight=weight,
-        )
+        taken = {name: output[:steps] for name, output in outputs.items()}
+        inputs = LossInputs.of_steps(trajectory, outputs=taken, targets=targets, every_action=every_action)
+        weight = inputs.weight
         normalizer = 1.0 / jnp.maximum(weight.sum(), 1.0)
         terms = self.rule.loss_terms_per_step(inputs, hyperparameters)
         means = {name: (weight * term).sum() * normalizer for name, term in terms.items()}

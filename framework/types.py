@@ -142,6 +142,28 @@ class LossInputs(struct.PyTreeNode):
     last: Array
     weight: Array
 
+    @classmethod
+    def of_steps(
+        cls,
+        steps: Trajectory | RuleInputs,
+        *,
+        outputs: Outputs,
+        targets: dict[str, Array],
+        every_action: Outputs | None,
+    ) -> LossInputs:
+        """Outputs and targets beside what was done and what came of it."""
+        return cls(
+            outputs=outputs,
+            targets=targets,
+            every_action=every_action,
+            behaviour=steps.behaviour,
+            action=steps.action,
+            reward=steps.reward,
+            discount=steps.discount,
+            last=steps.last,
+            weight=steps.weight,
+        )
+
 
 class EpisodeStatistics(struct.PyTreeNode):
     """Returns of the running episodes, and sums over those completed since the last reading.

@@ -175,17 +175,8 @@ def loss_inputs(world: World) -> LossInputs:
     """What a loss term sees of a world."""
     inputs, heads = world.inputs, world.heads
     every = {name: output[: world.sizes.steps] for name, output in inputs.outputs.items()}
-    return LossInputs(
-        outputs={k: at_action(x, inputs.action) if heads[k].action_conditional else x for k, x in every.items()},
-        targets=world.targets,
-        every_action=every,
-        behaviour=inputs.behaviour,
-        action=inputs.action,
-        reward=inputs.reward,
-        discount=inputs.discount,
-        last=inputs.last,
-        weight=inputs.weight,
-    )
+    taken = {k: at_action(x, inputs.action) if heads[k].action_conditional else x for k, x in every.items()}
+    return LossInputs.of_steps(inputs, outputs=taken, targets=world.targets, every_action=every)
 
 
 def check_number(number: Number) -> None:
