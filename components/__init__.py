@@ -1,33 +1,4 @@
-"""Everything a gin file can name. Importing this package registers all components."""
+"""Everything a gin file can name; `components.everything` registers it, importing this package alone does nothing.
 
-from components import (
-    action_models,
-    heads,
-    loss_terms,
-    normalizers,
-    optimizers,
-    replays,
-    torsos,
-    value_estimators,
-    weights,
-)
-from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import catch
-
-__all__ = [
-    "action_features",
-    "action_models",
-    "catch",
-    "cores",
-    "features",
-    "heads",
-    "learned_targets",
-    "loss_terms",
-    "normalizers",
-    "optimizers",
-    "replays",
-    "static_targets",
-    "torsos",
-    "value_estimators",
-    "weights",
-]
+So that processes that only step environments need not load JAX.
+"""

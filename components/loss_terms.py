@@ -21,7 +21,7 @@ def reading(head: Head) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Divergence:
-    """KL(target || head) of categorical distributions, both as logits."""
+    """A divergence of a categorical head from its target, both as logits: KL(target || head)."""
 
     head: str
     target: str
@@ -35,6 +35,10 @@ class _Divergence:
                 f"{type(self).__name__}: the target '{self.target}' has shape {list(target.shape)}, the head "
                 f"'{self.head}' {list(output.shape)}: they must be distributions over the same"
             )
+        return self._divergence(target, output)
+
+    def _divergence(self, target: Array, output: Array) -> Array:
+        """The divergence [T, B] of logits [T, B, D]."""
         return categorical_kl(target, output)
 
     def formula(self, head: Head) -> str:
@@ -69,6 +73,29 @@ class PredictionKL(_Divergence):
 
     head: str = "y"
     target: str = "y_hat"
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class ReversePredictionKL(_Divergence):
+    """KL(prediction || target): LPG's direction, in which the prediction gathers where the target has mass.
+
+    Attributes:
+      head: the prediction.
+      target: logits [T, B, D].
+      cost: weight in the loss; alpha_y in LPG.
+
+    Source: Oh et al., 2020, section 3.1.
+    """
+
+    head: str = "y"
+    target: str = "y_hat"
+
+    def _divergence(self, target: Array, output: Array) -> Array:
+        return categorical_kl(output, target)
+
+    def formula(self, head: Head) -> str:
+        return f"KL({reading(head)} || {self.target})"
 
 
 @component("loss_terms")
@@ -129,7 +156,8 @@ class ClippedSurrogate:
     Attributes:
       head: the policy.
       target: advantages A [T, B].
-      epsilon: how far the ratio may move before its gradient ends.
+      epsilon: how far the ratio may move before its gradient ends. A constant: it decides where there is a gradient,
+        not how large it is, so that no meta-gradient would reach it.
       cost: weight in the loss.
     """
 

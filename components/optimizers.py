@@ -22,6 +22,18 @@ def clip_global_norm(gradient: Params, limit: float | None) -> Params:
     return jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, limit / norm), gradient)
 
 
+def _clip_residual(gradient: Params, limit: float | None) -> PyTree:
+    """What the transpose of `clip_global_norm` needs: the gradient where there is a limit, else nothing."""
+    return () if limit is None else gradient
+
+
+def _clip_transpose(residual: PyTree, cotangent: Params, limit: float | None) -> Params:
+    if limit is None:
+        return cotangent
+    (cotangent,) = jax.vjp(lambda gradient: clip_global_norm(gradient, limit), residual)[1](cotangent)
+    return cotangent
+
+
 def _check_positive(name: str, value: float | Hyperparameter | None) -> None:
     if value is not None and not isinstance(value, Hyperparameter) and value <= 0:
         raise ValueError(f"{name} must be positive, got {value}")
@@ -83,6 +95,35 @@ class Adam:
 
         return jax.tree.map(change, first, second), AdamState(first=first, second=second, count=count)
 
+    def linearize(
+        self, gradient: Params, state: AdamState, params: Params, learning_rate: Array | float
+    ) -> tuple[Params, AdamState, PyTree]:
+        change, new_state = self.update(gradient, state, params, learning_rate)
+        correction = 1.0 / (1.0 - self.b1**new_state.count)
+        second_correction = 1.0 / (1.0 - self.b2**new_state.count)
+
+        def slope(m: Array, v: Array) -> Array:
+            slope = correction / (jnp.sqrt(v * second_correction) + self.eps)
+            if self.max_update is None:
+                return slope
+            return jnp.where(jnp.abs(m * slope) < self.max_update, slope, 0.0)
+
+        slopes = jax.tree.map(slope, new_state.first, new_state.second)
+        return change, new_state, (slopes, _clip_residual(gradient, self.max_gradient_norm))
+
+    def zero_cotangent(self, params: Params) -> Params:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def transpose(
+        self, residual: PyTree, change: Params, state: Params, learning_rate: Array | float
+    ) -> tuple[Params, Params]:
+        # The denominator takes no meta-gradient: only the first moment, in ``state``, carries one.
+        slopes, clipped = residual
+        first = jax.tree.map(lambda m, c, s: m - learning_rate * s * c, state, change, slopes)
+        gradient = jax.tree.map(lambda m: (1.0 - self.b1) * m, first)
+        before = jax.tree.map(lambda m: self.b1 * m, first)
+        return _clip_transpose(clipped, gradient, self.max_gradient_norm), before
+
 
 @component("optimizers")
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +150,17 @@ class SGD:
     ) -> tuple[Params, PyTree]:
         gradient = clip_global_norm(gradient, self.max_gradient_norm)
         return jax.tree.map(lambda g: -learning_rate * g, gradient), state
+
+    def linearize(
+        self, gradient: Params, state: PyTree, params: Params, learning_rate: Array | float
+    ) -> tuple[Params, PyTree, PyTree]:
+        return *self.update(gradient, state, params, learning_rate), _clip_residual(gradient, self.max_gradient_norm)
+
+    def zero_cotangent(self, params: Params) -> PyTree:
+        return ()
+
+    def transpose(
+        self, residual: PyTree, change: Params, state: PyTree, learning_rate: Array | float
+    ) -> tuple[Params, PyTree]:
+        gradient = jax.tree.map(lambda c: -learning_rate * c, change)
+        return _clip_transpose(residual, gradient, self.max_gradient_norm), state

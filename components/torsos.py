@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -58,3 +60,17 @@ class RecurrentMLP(nn.Module):
 
     def initial_carry(self, batch: int) -> PyTree:
         return LSTM(self.memory, parent=None).initial_carry(batch)
+
+
+@component("torsos")
+class Tabular(nn.Module):
+    """Passes the state's index on: heads on it are tables with a row for each state, and nothing is shared."""
+
+    takes_index: ClassVar[bool] = True
+
+    @nn.compact
+    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        return observation, carry
+
+    def initial_carry(self, batch: int) -> PyTree:
+        return ()

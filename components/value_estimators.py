@@ -1,7 +1,8 @@
 """Value estimators: returns and advantages from predicted values and rewards.
 
 Where an episode was cut off without its final observation (weight 0) the return is the step's own value, so
-that nothing leaks from one episode into another.
+that nothing leaks from one episode into another. Estimates are constants of the outputs that they are made from; a
+learned discount or decay receives its gradient through them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from framework.interfaces import ValueHead
-from framework.numbers import Hyperparameter, resolve
+from framework.numbers import Carried, check_fraction, resolve
 from framework.registry import component
 from framework.transforms import at_action, log_probability
 from framework.types import Array, Estimates, RuleInputs
@@ -91,10 +92,10 @@ def importance_ratio(inputs: RuleInputs, policy: str) -> Array:
     return jnp.exp(online - log_probability(inputs.behaviour, inputs.action))
 
 
-def _check_discount(discount: float | Hyperparameter, lambda_: float | Hyperparameter) -> None:
-    for name, value in (("discount", discount), ("lambda_", lambda_)):
-        if not isinstance(value, Hyperparameter) and not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name} must lie in [0, 1], got {value}")
+def _without_gradient(inputs: RuleInputs) -> RuleInputs:
+    """The inputs with constant outputs: only learned discounts and decays receive a gradient through estimates."""
+    outputs, target_outputs = jax.lax.stop_gradient((inputs.outputs, inputs.target_outputs))
+    return inputs.replace(outputs=outputs, target_outputs=target_outputs)
 
 
 @component("value_estimators")
@@ -114,14 +115,16 @@ class Retrace:
     """
 
     head: str = "q"
-    discount: float | Hyperparameter = 0.997
-    lambda_: float | Hyperparameter = 0.95
+    discount: float | Carried = 0.997
+    lambda_: float | Carried = 0.95
     policy: str = "logits"
 
     def __post_init__(self) -> None:
-        _check_discount(self.discount, self.lambda_)
+        check_fraction("discount", self.discount)
+        check_fraction("lambda_", self.lambda_)
 
     def __call__(self, inputs: RuleInputs, head: ValueHead) -> Estimates:
+        inputs = _without_gradient(inputs)
         discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
         lambda_ = resolve(self.lambda_, inputs.hyperparameters)
         policy = jax.nn.softmax(inputs.outputs[self.policy])
@@ -131,7 +134,6 @@ class Retrace:
         taken = at_action(bootstrap[:-1], inputs.action)
         trace = lambda_ * jnp.minimum(1.0, importance_ratio(inputs, self.policy))
         returns = retrace(inputs.reward, discount, values, taken, trace, inputs.weight == 0)
-        returns = jax.lax.stop_gradient(returns)
         return Estimates(
             values=(policy * online).sum(-1),
             returns=returns,
@@ -147,11 +149,12 @@ class _StateValueEstimator(abc.ABC):
     """What estimators from a state-value head share: bootstrapping from the target network where the rule has one."""
 
     head: str = "v"
-    discount: float | Hyperparameter = 0.99
-    lambda_: float | Hyperparameter = 0.95
+    discount: float | Carried = 0.99
+    lambda_: float | Carried = 0.95
 
     def __post_init__(self) -> None:
-        _check_discount(self.discount, self.lambda_)
+        check_fraction("discount", self.discount)
+        check_fraction("lambda_", self.lambda_)
 
     @abc.abstractmethod
     def _returns_and_advantages(
@@ -160,12 +163,12 @@ class _StateValueEstimator(abc.ABC):
         """Returns and advantages [T, B] from discounts [T, B] and values to bootstrap from [T+1, B]."""
 
     def __call__(self, inputs: RuleInputs, head: ValueHead) -> Estimates:
+        inputs = _without_gradient(inputs)
         online = head.read(inputs.outputs[self.head])
         values = online if inputs.target_outputs is None else head.read(inputs.target_outputs[self.head])
         discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
         lambda_ = resolve(self.lambda_, inputs.hyperparameters)
         returns, advantages = self._returns_and_advantages(inputs, discount, values, lambda_, inputs.weight == 0)
-        returns = jax.lax.stop_gradient(returns)
         return Estimates(values=online, returns=returns, advantages=advantages, errors=returns - online[:-1])
 
 
@@ -198,7 +201,7 @@ class TDLambda(_StateValueEstimator):
       lambda_: decay of later errors in the returns.
     """
 
-    lambda_: float | Hyperparameter = 0.9
+    lambda_: float | Carried = 0.9
 
     def _returns_and_advantages(
         self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
@@ -219,7 +222,7 @@ class VTrace(_StateValueEstimator):
       policy: the policy head.
     """
 
-    lambda_: float | Hyperparameter = 1.0
+    lambda_: float | Carried = 1.0
     policy: str = "logits"
 
     def _returns_and_advantages(

@@ -13,18 +13,31 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
+from components.replays import OnPolicy as Fresh
 from experiments.loading import load_experiment
+from framework import keys
 from framework.cost import count_flops
 from framework.errors import UserError, closest, did_you_mean
+from framework.experiment import Experiment
+from framework.lifecycle import Lifecycle
 from framework.train import Trainer
+from framework.types import Place
 
 MATMUL_SIZE = 2048
+SIZES = {
+    "inner_updates": "Agent updates that a meta-gradient reaches through.",
+    "batch": "Trajectories an update learns from.",
+    "steps": "Steps of a trajectory.",
+    "agents": "Agents of the population.",
+}
 REPETITIONS = 15
 
 
 def define_flags(options: flags.FlagValues) -> None:
     flags.DEFINE_enum("format", "text", ["text", "json"], "How to print.", flag_values=options)
-    flags.DEFINE_string("config", "disco103_catch", "The experiment whose part is timed.", flag_values=options)
+    flags.DEFINE_string("config", None, "The experiment whose part is timed.", flag_values=options)
+    for name, meaning in SIZES.items():
+        flags.DEFINE_integer(name, None, meaning, lower_bound=1, flag_values=options)
     flags.DEFINE_integer("repetitions", REPETITIONS, "Timed runs.", lower_bound=1, flag_values=options)
 
 
@@ -84,19 +97,15 @@ def timed(run: Callable[[], Any], repetitions: int) -> Timing:
 
 def bench_learner(options: flags.FlagValues) -> dict[str, Any]:
     """One agent update on a batch of the experiment's size, with random meta-parameters: they cost the same."""
-    experiment = load_experiment(options.config, options).experiment
-    trainer = Trainer(experiment)
+    experiment = load_experiment(options.config or "disco103_catch", options).experiment
+    group = _resized(experiment, options).groups[0]
+    lifecycle = Lifecycle(experiment.rule, group)
     key = jax.random.key(0)
-    batch = experiment.replay.batch(experiment.num_environments)
-    collecting = Trainer(dataclasses.replace(experiment, num_environments=batch, minibatches=1))
-    learner, trajectory = jax.jit(collecting.newborn_and_trajectory)(key)
-    meta_params = jax.jit(trainer.initial_meta_params)(key)
+    learner, trajectory = jax.jit(lifecycle.newborn_and_trajectory)(key)
+    meta_params = jax.jit(Trainer(experiment).initial_meta_params)(key)
 
-    update = jax.jit(trainer.learner.update, donate_argnums=1)
-    traced = update.trace(meta_params, learner, trajectory, key)
-    begin = time.perf_counter()
-    compiled = traced.lower().compile()
-    compile_seconds = time.perf_counter() - begin
+    update = jax.jit(lifecycle.learner.update, donate_argnums=1)
+    compiled = Compiled.of(update, meta_params, learner, trajectory, key)
     state = learner
 
     def run() -> Any:
@@ -104,22 +113,107 @@ def bench_learner(options: flags.FlagValues) -> dict[str, Any]:
         state, _ = compiled(meta_params, state, trajectory, key)
         return state
 
-    timing = timed(run, options.repetitions)
-    memory = compiled.memory_analysis()
+    return compiled.figures("learner", run, options) | _sizes(lifecycle, state.params, meta_params)
+
+
+def bench_meta_gradient(options: flags.FlagValues) -> dict[str, Any]:
+    """One agent's meta-gradient through N updates that were collected before, with random meta-parameters."""
+    experiment = load_experiment(options.config or "disco_catch", options).experiment
+    if experiment.discovery is None:
+        raise UserError(f"{options.config} discovers nothing: name an experiment with a discovery, such as disco_catch")
+    updates = options.inner_updates or 20
+    discovery = dataclasses.replace(experiment.discovery, inner_updates=updates, stride=None)
+    group = dataclasses.replace(_resized(experiment, options).groups[0], agents=1)
+    lifecycle = Lifecycle(experiment.rule, group, discovery)
+    key = jax.random.key(0)
+    meta_params = jax.jit(Trainer(experiment).initial_meta_params)(key)
+    root, zero = keys.root_key(0), jnp.zeros((), jnp.int32)
+    place = Place(task_index=zero, arm=zero, births=zero, share=jnp.ones(()))
+    agent = jax.jit(lifecycle.birth)(key, place)
+    after, collected, _ = jax.jit(lifecycle.collect)(meta_params, agent, root, zero)
+    given = (collected.start, collected.experience, collected.validation, after.objective)
+    gradient = jax.jit(jax.value_and_grad(lifecycle.meta_loss, has_aux=True))
+    compiled = Compiled.of(gradient, meta_params, *given)
+    figures = compiled.figures("meta_gradient", lambda: compiled(meta_params, *given), options)
+    return figures | {"inner_updates": updates} | _sizes(lifecycle, agent.learner.params, meta_params)
+
+
+def bench_lpg(options: flags.FlagValues) -> dict[str, Any]:
+    """A whole meta-step of LPG: 16 agents collect K = 5 updates of 64 environments x 20 steps, and differentiate."""
+    experiment = load_experiment(options.config or "lpg_gridworlds", options).experiment
+    sized = _resized(experiment, options)
+    group = dataclasses.replace(sized.groups[0], agents=options.agents or sized.groups[0].agents)
+    trainer = Trainer(dataclasses.replace(sized, groups=(group,), held_out=None))
+    state = trainer.init()
+    one = jnp.ones((), jnp.int32)
+    compiled = Compiled.of(Trainer.device_steps, trainer, state, one)
+
+    def run() -> Any:
+        nonlocal state
+        state = compiled(state, one)
+        return state
+
+    lifecycle = trainer.lifecycles[0]
+    params = jax.tree.map(lambda x: x[0], state.groups[0].agents.learner.params)
+    figures = compiled.figures("lpg", run, options) | {"agents": group.agents}
+    updates = trainer.updates_per_step
+    return figures | {"inner_updates": updates} | _sizes(lifecycle, params, state.meta_params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled program, and what compiling it told."""
+
+    program: Any
+    flops: int
+    seconds: float
+
+    @classmethod
+    def of(cls, jitted: Any, *arguments: Any) -> Compiled:
+        """Compiles a jitted function for the given arguments."""
+        traced = jitted.trace(*arguments)
+        begin = time.perf_counter()
+        program = traced.lower().compile()
+        return cls(program, count_flops(traced.jaxpr.jaxpr), time.perf_counter() - begin)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.program(*arguments)
+
+    def figures(self, what: str, run: Callable[[], Any], options: flags.FlagValues) -> dict[str, Any]:
+        """What every benchmark tells."""
+        timing = timed(run, options.repetitions)
+        return {
+            "what": what,
+            "seconds": timing.seconds,
+            "matmul_gflops": timing.matmul_gflops,
+            "work_gflop": timing.work_gflop,
+            "compile_seconds": self.seconds,
+            "temp_megabytes": self.program.memory_analysis().temp_size_in_bytes / 1e6,
+            "flops": self.flops,
+            "device": jax.devices()[0].device_kind,
+        }
+
+
+def _resized(experiment: Experiment, options: flags.FlagValues) -> Experiment:
+    """The experiment with groups that learn on-policy from batches of the size asked for, all of them fresh."""
+    group = experiment.groups[0]
+    batch = options.batch or group.replay.batch(group.num_environments)
+    steps = options.steps or group.trajectory_length
+    group = dataclasses.replace(group, num_environments=batch, trajectory_length=steps, replay=Fresh(), minibatches=1)
+    return dataclasses.replace(experiment, groups=(group,))
+
+
+def _sizes(lifecycle: Lifecycle, params: Any, meta_params: Any) -> dict[str, Any]:
     return {
-        "what": "learner",
-        "seconds": timing.seconds,
-        "matmul_gflops": timing.matmul_gflops,
-        "work_gflop": timing.work_gflop,
-        "compile_seconds": compile_seconds,
-        "temp_megabytes": memory.temp_size_in_bytes / 1e6,
-        "flops": count_flops(traced.jaxpr.jaxpr),
-        "batch": batch,
-        "steps": experiment.trajectory_length,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "batch": lifecycle.group.num_environments,
+        "steps": lifecycle.group.trajectory_length,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "meta_parameters": sum(leaf.size for leaf in jax.tree.leaves(meta_params)),
-        "device": jax.devices()[0].device_kind,
     }
 
 
-BENCHMARKS: dict[str, Callable[[flags.FlagValues], dict[str, Any]]] = {"learner": bench_learner}
+BENCHMARKS: dict[str, Callable[[flags.FlagValues], dict[str, Any]]] = {
+    "learner": bench_learner,
+    "meta_gradient": bench_meta_gradient,
+    "lpg": bench_lpg,
+}

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.description_text import print_description
-from experiments.loading import load_experiment
+from experiments.loading import everything
+from framework import config
 from framework.config import Loaded
 from framework.cost import Cost, measure_cost
 from framework.describe import describe
 from framework.description import Description
+from framework.experiment import Experiment
 from framework.runs.storage import strict_json
 from framework.train import Trainer
+
+__all__ = ["as_json", "define_flags", "everything", "main"]
 
 
 def define_flags(options: flags.FlagValues) -> None:
@@ -25,10 +29,13 @@ def define_flags(options: flags.FlagValues) -> None:
 def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     """Prints the description of one config, as text or as JSON.
 
+    Of a step only the beginning is traced, so that a discovery is described as quickly as all else.
+
     Raises:
       ConfigError: all mistakes of the config.
+      UserError: its parts do not fit together.
     """
-    loaded = load_experiment(arguments[0], options)
+    loaded = config.load(arguments[0], gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
     trainer = Trainer(loaded.experiment)
     description = describe(trainer)
     cost = measure_cost(trainer) if options.cost else None

@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.console import Group as Stack
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from experiments.discovery_text import discovery_section, held_out_section, meta_loss_section
+from experiments.layout import (
+    Section,
+    columns,
+    component_text,
+    counted,
+    fact_table,
+    parameter_count,
+    shape_text,
+    signed,
+)
+from experiments.population_text import is_alone, life_facts, module_facts, population_sections, schedule_facts
 from framework.config import Binding, Loaded, shipped_gin_folder
 from framework.config.mistakes import COMMAND_LINE
 from framework.cost import Cost
-from framework.describe import weighted
 from framework.description import (
     AgentDescription,
-    Component,
     Description,
-    EnvironmentDescription,
     FeatureDescription,
     LossDescription,
-    MemoryDescription,
     MetaNetworkDescription,
     ParameterArray,
     Parameters,
-    RuleDescription,
-    ScheduleDescription,
 )
 
 _WIDTH_OF_PIPES = 120
-_MOST_WRITTEN_OUT = 3  # Longer lists of components are counted.
-
-
-class _Section(NamedTuple):
-    title: str
-    remark: str
-    body: RenderableType
 
 
 def print_description(loaded: Loaded, description: Description, cost: Cost | None) -> None:
@@ -53,45 +52,33 @@ def print_description(loaded: Loaded, description: Description, cost: Cost | Non
     print("\n".join(line.rstrip() for line in captured.get().rstrip().splitlines()))
 
 
-def component_text(component: Component, *, defaults: bool = True) -> str:
-    """A component and its parameters, with or without those that are at their defaults."""
-    shown = component.parameters if defaults else component.changed
-    arguments = ", ".join(f"{name}={_value_text(component.parameters[name])}" for name in shown)
-    return f"{component.name}({arguments})" if arguments else component.name
-
-
-def _sections(loaded: Loaded, description: Description, cost: Cost | None) -> Iterator[_Section]:
-    environment, rule, schedule = description.environment, description.rule, description.schedule
-    yield _Section(loaded.name, f"config {loaded.config_hash}, seed {schedule.seed}", _environment(environment))
+def _sections(loaded: Loaded, description: Description, cost: Cost | None) -> Iterator[Section]:
+    yield from population_sections(loaded, description)
     yield _heads(description)
-    yield _agent(description.agent)
-    yield from _meta_network(rule.meta_network)
-    yield _loss(rule.loss)
-    yield _Section("Learning", "", _learning(rule, description.agent.optimizer))
-    yield _Section("Schedule", "", _schedule(schedule))
-    yield _memory(description.memory_megabytes)
+    if len(description.groups) == 1:
+        yield _agent(description.groups[0].agent)
+    yield from _meta_network(description)
+    yield _loss(description.rule.loss)
+    yield Section("Learning", "", fact_table(_learning(description)))
+    if description.discovery is not None:
+        yield meta_loss_section(description.discovery)
+        yield discovery_section(description.discovery)
+    if description.held_out is not None:
+        yield held_out_section(description.held_out)
+    yield Section("Schedule", "", fact_table(_schedule(description)))
+    yield _memory(description)
     if cost is not None:
-        yield _Section("Cost", f"of one update, acting included, on {cost.platform}", _cost(cost))
+        yield Section("Cost", _cost_remark(description, cost), _cost(cost))
     yield _bindings(loaded.bindings)
 
 
-def _environment(environment: EnvironmentDescription) -> Table:
-    return _facts(
-        {
-            "task": f"{environment.task} of {component_text(environment.suite)}",
-            "observation": f"{environment.observation_dtype} {_shape(environment.observation_shape)}",
-            "actions": str(environment.num_actions),
-        }
-    )
-
-
-def _heads(description: Description) -> _Section:
-    schedule, actions = description.schedule, description.environment.num_actions
-    grown_by = {"torso": "linear layer", "action_model": "action model"}
+def _heads(description: Description) -> Section:
+    first = description.groups[0]
+    grown_by = {"torso": "linear layer", "action_model": "action model", "table": "table"}
     rows = [
         (
             head.name,
-            _shape(head.shape),
+            shape_text(head.shape),
             head.dtype,
             component_text(head.component, defaults=False),
             grown_by[head.grown_by],
@@ -100,110 +87,140 @@ def _heads(description: Description) -> _Section:
     ]
     conditional = any(head.action_conditional for head in description.heads)
     axes = "[T+1, B, K] or [T+1, B, A, K]" if conditional else "[T+1, B, K]"
+    schedule, actions = first.schedule, first.environment.num_actions
     sizes = f"T = {schedule.trajectory_length}, B = {schedule.batch_size}, A = {actions}"
-    return _Section("Heads", f"{axes} with {sizes}", _columns(rows))
+    group = " (group 1)" if len(description.groups) > 1 else ""
+    return Section("Heads", f"{axes} with {sizes}{group}", columns(rows))
 
 
-def _agent(agent: AgentDescription) -> _Section:
-    facts = {"torso": component_text(agent.torso)}
-    if agent.action_model is not None:
-        facts["action model"] = component_text(agent.action_model)
-    body = Group(_facts(facts), "", _parameters(agent.parameters))
-    return _Section("Agent network", _count(agent.parameters), body)
+def _agent(agent: AgentDescription) -> Section:
+    body = Stack(fact_table(module_facts(agent)), "", _parameters(agent.parameters))
+    return Section("Agent network", parameter_count(agent.parameters), body)
 
 
-def _meta_network(network: MetaNetworkDescription) -> Iterator[_Section]:
+def _meta_network(description: Description) -> Iterator[Section]:
+    network = description.rule.meta_network
     if network.action_features:
-        yield _Section("Action features", "numbers for each action", _features(network.action_features))
+        yield Section("Action features", "numbers for each action", _features(network.action_features))
     if network.features:
-        yield _Section("Features", f"{_total(network.features)} numbers a step", _features(network.features))
+        yield Section("Features", f"{_total(network.features)} numbers a step", _features(network.features))
     if network.lifetime_features:
         yield _lifetime_features(network)
     yield _targets(network)
     if network.static:
-        yield _Section("Meta-network", "static: no parameters", "")
+        yield Section("Meta-network", "static: no parameters", "")
         return
-    facts = {"weights": f"{component_text(network.weights)}, frozen"}
+    fate = "frozen" if description.discovery is None else "where discovery begins"
+    facts = {"weights": f"{component_text(network.weights)}, {fate}"}
     if network.core is not None:
         facts["trajectory core"] = f"{component_text(network.core)}: {network.core_size} numbers a step"
     if network.lifetime_core is not None:
         facts["lifetime core"] = f"{component_text(network.lifetime_core)}: {network.lifetime_size} numbers an update"
-    body = Group(_facts(facts), "", _parameters(network.parameters))
-    yield _Section("Meta-network", _count(network.parameters), body)
+    body = Stack(fact_table(facts), "", _parameters(network.parameters))
+    yield Section("Meta-network", parameter_count(network.parameters), body)
 
 
-def _lifetime_features(network: MetaNetworkDescription) -> _Section:
+def _lifetime_features(network: MetaNetworkDescription) -> Section:
     """What the trajectory core sees as well is not repeated."""
     features, shared = network.lifetime_features, len(network.features)
     remark = f"{_total(features)} numbers a step"
     if features[:shared] == network.features:
         features, remark = features[shared:], f"{remark}: the features above and"
-    return _Section("Lifetime features", remark, _features(features))
+    return Section("Lifetime features", remark, _features(features))
 
 
 def _features(features: Sequence[FeatureDescription]) -> Table:
     rows = [(str(feature.size), component_text(feature.component, defaults=False)) for feature in features]
-    return _columns(rows, right=0)
+    return columns(rows, right=(0,))
 
 
 def _total(features: Sequence[FeatureDescription]) -> int:
     return sum(feature.size for feature in features)
 
 
-def _targets(network: MetaNetworkDescription) -> _Section:
+def _targets(network: MetaNetworkDescription) -> Section:
     rows = [
         (
             target.name,
-            _shape(target.shape),
+            shape_text(target.shape),
             "learned" if target.learned else "static",
             component_text(target.component, defaults=False),
         )
         for target in network.targets
     ]
-    return _Section("Targets", "[T, B] or [T, B, ...]", _columns(rows))
+    return Section("Targets", "[T, B] or [T, B, ...]", columns(rows))
 
 
-def _loss(loss: LossDescription) -> _Section:
-    lines = [f"+ {weighted(term)}".replace("+ -", "- ", 1) for term in loss.terms]
-    return _Section("Loss", "weighted mean over steps of", Text("\n".join(lines)))
+def _loss(loss: LossDescription) -> Section:
+    return Section("Loss", "weighted mean over steps of", Text("\n".join(signed(loss.terms))))
 
 
-def _learning(rule: RuleDescription, optimizer: Component) -> Table:
-    named = {"value estimator": rule.value_estimator, "normalizer": rule.normalizer, "optimizer": optimizer}
+def _learning(description: Description) -> dict[str, str]:
+    rule = description.rule
+    named = {"value estimator": rule.value_estimator, "normalizer": rule.normalizer}
     facts = {name: "none" if part is None else component_text(part) for name, part in named.items()}
+    if is_alone(description):
+        facts["optimizer"] = component_text(description.groups[0].agent.optimizer)
     decay = rule.target_decay
     facts["target network"] = "none" if decay is None else f"keeps {decay:g} of its parameters in each update"
-    if rule.hyperparameters:
-        facts["hyperparameters"] = ", ".join(f"{name} = {value:g}" for name, value in rule.hyperparameters.items())
-    return _facts(facts)
+    if rule.learned_numbers:
+        facts["learned numbers"] = ", ".join(component_text(number, defaults=False) for number in rule.learned_numbers)
+    return facts | (life_facts(description.groups[0]) if is_alone(description) else {})
 
 
-def _schedule(schedule: ScheduleDescription) -> Table:
-    replay = component_text(schedule.replay)
-    return _facts(
-        {
-            "run": f"{schedule.updates:,} agent updates, {schedule.env_steps:,} environment steps",
-            "warm-up": f"{schedule.warm_up_env_steps:,} environment steps before the first update",
-            "acting": f"{schedule.env_steps_per_update:,} environment steps per update: "
-            f"{schedule.num_environments:,} environments x {schedule.trajectory_length:,} steps",
-            "batch": f"{schedule.batch_size:,} trajectories: {schedule.fresh:,} fresh + {schedule.replayed:,} replayed "
-            f"(replay ratio {schedule.replay_ratio:g})",
-            "learning": f"gradient steps per update: {schedule.gradient_steps_per_update:,} "
-            f"(epochs {schedule.epochs:,} x minibatches {schedule.minibatches:,})",
-            "replay": f"{replay}, uses each transition {schedule.uses_per_transition:g} times on average",
-            "evaluation": component_text(schedule.evaluation),
-        }
-    )
+def _schedule(description: Description) -> dict[str, str]:
+    schedule = description.schedule
+    of_all = "" if is_alone(description) else " of all agents"
+    facts = {}
+    if description.discovery is None:
+        facts["run"] = f"{counted(schedule.updates, 'agent update')}, {schedule.env_steps:,} environment steps{of_all}"
+    else:
+        facts["run"] = (
+            f"{counted(schedule.steps, 'meta-step')}, {counted(schedule.updates, 'update')} of an agent, "
+            f"{schedule.env_steps:,} environment steps{of_all}"
+        )
+    facts["warm-up"] = f"{schedule.warm_up_env_steps:,} environment steps{of_all} before the first update"
+    if is_alone(description):
+        facts |= schedule_facts(description.groups[0])
+    else:
+        step = "update" if description.discovery is None else "meta-step"
+        facts["acting"] = f"{schedule.env_steps_per_step:,} environment steps{of_all} per {step}"
+    return facts | {"evaluation": component_text(schedule.evaluation)}
 
 
-def _memory(memory: MemoryDescription) -> _Section:
-    rows = [(name.replace("_", " "), f"{size:,.3f}") for name, size in memory.parts.items() if size]
-    return _Section("State", f"{memory.total:,.3f} MB", _columns(rows, right=1))
+def _memory(description: Description) -> Section:
+    """The parts of the state; those of agents, where all are alike, as what one has times their number."""
+    memory, groups = description.memory_megabytes, description.groups
+    remark, sizes = f"{memory.total:,.3f} MB", {name: size for name, size in memory.parts.items() if size}
+    if len(groups) > 1 or groups[0].agents == 1:
+        return Section("State", remark, columns([(_words(name), _megabytes(x)) for name, x in sizes.items()], (1,)))
+    of_agent, times = groups[0].memory_megabytes.parts, f"x {groups[0].agents:,} ="
+    rows = [
+        (_words(name), *((_megabytes(of_agent[name]), times) if name in of_agent else ("", "")), _megabytes(size))
+        for name, size in sizes.items()
+    ]
+    return Section("State", remark, columns(rows, (1, 3)))
+
+
+def _megabytes(size: float) -> str:
+    return f"{size:,.3f}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _cost_remark(description: Description, cost: Cost) -> str:
+    step = "update" if description.discovery is None else "meta-step"
+    of_all = "" if is_alone(description) else " of all agents"
+    on_host = any(group.environment.on_host for group in description.groups)
+    acting = "acting in environments on the host left out" if on_host else "acting included"
+    return f"of one {step}{of_all}, {acting}, on {cost.platform}"
 
 
 def _cost(cost: Cost) -> Table:
     memory = cost.temp_megabytes
-    return _facts(
+    return fact_table(
         {
             "operations": f"{cost.flops / 1e9:,.3f} GFLOP in matrix products and convolutions",
             "memory": "not known to the compiler" if memory is None else f"{memory:,.1f} MB beside the state",
@@ -212,10 +229,10 @@ def _cost(cost: Cost) -> Table:
     )
 
 
-def _bindings(bindings: Sequence[Binding]) -> _Section:
+def _bindings(bindings: Sequence[Binding]) -> Section:
     rows = [(Text(_place(binding), "dim"), _binding(binding)) for binding in bindings]
     overridden = sum(binding.overridden for binding in bindings)
-    return _Section("Bindings", f"{len(bindings)}, {overridden} overridden", _columns(rows))
+    return Section("Bindings", f"{len(bindings)}, {overridden} overridden", columns(rows))
 
 
 def _binding(binding: Binding) -> Text:
@@ -232,7 +249,7 @@ def _place(binding: Binding) -> str:
 
 
 def _parameters(parameters: Parameters) -> Table:
-    return _columns(_parameter_rows(parameters), right=2)
+    return columns(_parameter_rows(parameters), right=(2,))
 
 
 def _parameter_rows(parameters: Parameters) -> Iterator[tuple[RenderableType, RenderableType, RenderableType]]:
@@ -250,41 +267,6 @@ def _parameter_rows(parameters: Parameters) -> Iterator[tuple[RenderableType, Re
 
 def _shapes(arrays: Iterable[ParameterArray]) -> Text:
     largest_first = sorted(arrays, key=lambda array: -array.size)
-    return Text(", ".join(f"{array.path.rpartition('/')[2]} {_shape(array.shape)}" for array in largest_first), "dim")
-
-
-def _count(parameters: Parameters) -> str:
-    return f"{parameters.count:,} parameters in {len(parameters.arrays):,} arrays"
-
-
-def _facts(facts: Mapping[str, str]) -> Table:
-    """Names, and what is said of them."""
-    return _columns(((Text(name, "cyan"), fact) for name, fact in facts.items()))
-
-
-def _columns(rows: Iterable[Sequence[RenderableType]], right: int | None = None) -> Table:
-    """Aligned columns, all to the left but the one at index ``right``."""
-    rows = list(rows)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for index in range(max(map(len, rows), default=0)):
-        table.add_column(justify="right" if index == right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _value_text(value: Any) -> str:
-    match value:
-        case Component():
-            return component_text(value, defaults=False)
-        case list() if len(value) > _MOST_WRITTEN_OUT and isinstance(value[0], Component):
-            return f"{len(value)} {value[0].kind.replace('_', ' ')}"
-        case list():
-            return f"[{', '.join(map(_value_text, value))}]"
-        case float():
-            return f"{value:g}"
-    return repr(value)
+    return Text(
+        ", ".join(f"{array.path.rpartition('/')[2]} {shape_text(array.shape)}" for array in largest_first), "dim"
+    )

@@ -9,12 +9,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments.loading import components
+from experiments.loading import everything
 from framework import registry
 from framework.config.values import type_name
 from framework.errors import closest, did_you_mean
 
-__all__ = ["components", "main"]
+__all__ = ["everything", "main"]
 
 
 def define_flags(options: flags.FlagValues) -> None:

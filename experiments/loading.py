@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from absl import flags
 
-import components
+from components import everything
 from framework import config
 from framework.config import ConfigError, Loaded, Mistake
 from framework.errors import UserError
 from framework.experiment import Experiment
 from framework.train import Trainer
 
-__all__ = ["components", "load_experiment"]
+__all__ = ["everything", "load_experiment"]
 
 
 def load_experiment(name: str, options: flags.FlagValues) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,20 @@ from typing import Any
 from absl import flags
 
 from experiments.loading import load_experiment
-from framework import keys
 from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import ConfigError, Loaded, first_difference
-from framework.environment import Batched
 from framework.errors import UserError
-from framework.evaluate import episode_returns
+from framework.evaluate import final_return
 from framework.experiment import Experiment
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder
+from framework.runs.held_out import Measurement
 from framework.runs.loop import advance
 from framework.runs.metrics import MetricsWriter, read_metrics
 from framework.runs.progress import Progress
 from framework.runs.stopping import StopSignals
 from framework.train import Trainer
-from framework.types import TrainState
+from framework.worlds import Worlds
 
 OK, INTERRUPTED = 0, 130
 
@@ -126,12 +126,16 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
     """Trains to the last step or to a signal, and tells the outcome as ``result.json`` does."""
     experiment = trainer.experiment
     checkpoints = Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints)
-    restored = checkpoints.restore(trainer.state_shapes())
-    if restored is not None:
-        print(f"continuing {folder.path} from step {restored[0]:,}")
-    resume_step, state = restored if restored is not None else (None, trainer.init())
-
-    with StopSignals() as signals:
+    held_out = None if experiment.held_out is None else Measurement(experiment, experiment.held_out)
+    with contextlib.ExitStack() as closing:
+        worlds = closing.enter_context(Worlds(trainer)) if trainer.on_host else None
+        restored = checkpoints.restore(trainer.state_shapes())
+        if restored is not None:
+            print(f"continuing {folder.path} from step {restored[0]:,}")
+            if worlds is not None:
+                worlds.restore(functools.partial(checkpoints.file, restored[0]), restored[1])
+        resume_step, state = restored if restored is not None else (None, trainer.init(worlds))
+        signals = closing.enter_context(StopSignals())
         with (
             MetricsWriter(folder.path, resume_step=resume_step) as writer,
             Progress(experiment.steps, description=name, initial=resume_step or 0) as progress,
@@ -139,6 +143,8 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
             reached = advance(
                 trainer,
                 state,
+                worlds=worlds,
+                held_out=held_out,
                 checkpoints=checkpoints,
                 writer=writer,
                 progress=progress,
@@ -146,14 +152,15 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
             )
         finished = reached.step == experiment.steps
         evaluated = final_return(trainer, reached.state) if finished else None
+        files = worlds.files() if worlds else None
     result = outcome(folder, name, config_hash, trainer, status="finished" if finished else "interrupted")
     draw_learning_curve(folder.learning_curve, result["returns"], title=name)
     return result | {
         "steps": reached.step,
-        "env_steps": trainer.env_steps(reached.step),
+        "env_steps": trainer.env_steps(reached.step, reached.state),
         "wall_seconds": reached.wall_seconds,
         "final_return": evaluated,
-        "state_sha256": state_sha256(reached.state),
+        "state_sha256": state_sha256(reached.state, files),
         "meta_params_sha256": state_sha256(reached.state.meta_params),
     }
 
@@ -173,28 +180,19 @@ def outcome(
         "env_steps": trainer.env_steps(last["step"]),
         "wall_seconds": last["wall_seconds"],
         "final_return": None,
-        "returns": {trainer.task: windows(points, trainer.experiment.evaluation.interval)},
+        "returns": {task: windows(points, task, trainer.experiment.evaluation.interval) for task in trainer.tasks},
         "state_sha256": None,
         "meta_params_sha256": None,
         "error": error,
     }
 
 
-def final_return(trainer: Trainer, state: TrainState) -> float | None:
-    """Mean return of complete episodes in environments of their own; ``None`` if no episodes were asked for."""
-    episodes = trainer.experiment.evaluation.episodes
-    if episodes == 0:
-        return None
-    environments = Batched(trainer.environments.environment, episodes)
-    key = keys.role_key(state.root_key, keys.Role.EVALUATION)
-    return float(episode_returns(trainer.network, environments, state.agent.learner.params, key).mean())
-
-
-def windows(points: Iterable[Mapping[str, Any]], interval: int) -> list[list[float | int | None]]:
+def windows(points: Iterable[Mapping[str, Any]], task: str, interval: int) -> list[list[float | int | None]]:
     """``[step, env_steps, mean episode return]`` of every window of steps; ``None`` where no episode was completed.
 
     Args:
-      points: the logged points, with ``episode/completed`` and ``episode/return``.
+      points: the logged points, with ``completed/<task>`` and ``return/<task>``.
+      task: whose episodes.
       interval: steps of a window; a multiple of the points' interval.
     """
     rows: dict[int, list[Mapping[str, Any]]] = {}
@@ -202,9 +200,8 @@ def windows(points: Iterable[Mapping[str, Any]], interval: int) -> list[list[flo
         rows.setdefault(-(-point["step"] // interval), []).append(point)
     curve: list[list[float | int | None]] = []
     for window in rows.values():
-        episodes = sum(point["episode/completed"] for point in window)
-        total = sum(
-            point["episode/return"] * point["episode/completed"] for point in window if point["episode/completed"]
-        )
+        counts = [point[f"completed/{task}"] for point in window]
+        episodes = sum(counts)
+        total = sum(n * point[f"return/{task}"] for n, point in zip(counts, window, strict=True) if n)
         curve.append([window[-1]["step"], window[-1]["env_steps"], total / episodes if episodes else None])
     return curve

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framework.errors import UserError
 from framework.interfaces import ActionModel, Head, Optimizer, Torso
-from framework.layers import Linear
+from framework.layers import Linear, Table
 from framework.registry import Problem, component
 from framework.specs import EnvironmentSpec
 from framework.types import Array, Outputs, Params, PyTree
@@ -19,8 +20,16 @@ HEAD_STDDEV = 0.01
 """Of the initial weights of heads on the torso (the authors' reference agent)."""
 
 
+def takes_index(torso: Torso) -> bool:
+    """Whether a torso reads observations that are a state's index; it says so by an attribute ``takes_index``."""
+    return getattr(torso, "takes_index", False)
+
+
 class NetworkModule(nn.Module):
-    """Torso, heads on its embedding, and the action model's heads."""
+    """Torso, heads on its embedding, and the action model's heads.
+
+    On an embedding that is a state's index [T, B] all heads are tables, and there is no action model.
+    """
 
     torso: Torso
     heads: tuple[Head, ...]
@@ -37,6 +46,8 @@ class NetworkModule(nn.Module):
         only: str | None = None,
     ) -> tuple[Outputs, PyTree]:
         embedding, carry = self.torso(observation, reset, carry)
+        if jnp.issubdtype(embedding.dtype, jnp.integer):
+            return self._tables(embedding, action, only), carry
         outputs: Outputs = {}
         conditional = {}
         for head in self.heads:
@@ -50,6 +61,19 @@ class NetworkModule(nn.Module):
         if conditional and self.action_model is not None:
             outputs |= self.action_model(embedding, action, conditional, self.spec.num_actions)
         return outputs, carry
+
+    def _tables(self, state: Array, action: Array | None, only: str | None) -> Outputs:
+        """The heads' outputs for states [T, B], from tables with a row for each."""
+        if self.spec.num_states is None:
+            raise UserError("heads can be tables only where observations are a state's index: choose another torso")
+        outputs: Outputs = {}
+        for head in self.heads:
+            if only is not None and head.name != only:
+                continue
+            actions = (self.spec.num_actions,) if head.action_conditional else ()
+            table = Table(self.spec.num_states, (*actions, head.size(self.spec)), name=f"head_{head.name}")
+            outputs[head.name] = table(state, action if head.action_conditional else None)
+        return outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +149,7 @@ class Agent:
     Attributes:
       torso: from observations to an embedding.
       optimizer: from gradients to changes of the parameters.
-      action_model: grows the action-conditional heads; needed by rules that have such heads.
+      action_model: grows the action-conditional heads; needed by rules that have such heads, but not by tables.
     """
 
     torso: Torso
@@ -139,7 +163,25 @@ class Agent:
     def problems(self, rule: UpdateRule) -> list[Problem]:
         """Whether the agent can grow the rule's heads."""
         conditional = [head.name for head in rule.heads if head.action_conditional]
-        if conditional and self.action_model is None:
+        if takes_index(self.torso):
+            if self.action_model is not None:
+                message = (
+                    f"heads on {type(self.torso).__name__} are tables, and nothing uses an action model: bind None"
+                )
+                return [Problem(self, "action_model", message)]
+        elif conditional and self.action_model is None:
             names = ", ".join(conditional)
             return [Problem(self, "action_model", f"the action-conditional heads {names} need an action model")]
+        return []
+
+    def problems_with(self, spec: EnvironmentSpec) -> list[Problem]:
+        """Whether the agent can read an environment's observations."""
+        torso = type(self.torso).__name__
+        if takes_index(self.torso) and spec.num_states is None:
+            shown = f"{spec.observation_dtype}{list(spec.observation_shape)}"
+            message = f"{torso} reads a state's index, the environment shows {shown}: use torsos.MLP or another"
+            return [Problem(self, "torso", message)]
+        if spec.num_states is not None and not takes_index(self.torso):
+            message = f"{torso} would read the index of one of {spec.num_states} states as a number: use torsos.Tabular"
+            return [Problem(self, "torso", message)]
         return []

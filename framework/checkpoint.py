@@ -67,10 +67,15 @@ class Checkpoints:
         """Steps with a checkpoint that looks complete, ascending; its content is verified only when restored."""
         return [step for step in _steps(self.folder) if (self.folder / str(step) / MANIFEST).is_file()]
 
-    def save(self, step: int, state: PyTree) -> None:
+    def save(self, step: int, state: PyTree, files: Mapping[str, bytes] | None = None) -> None:
         """Saves the state and returns when it is safe on disk.
 
         Checkpoints of later steps belong to a continuation that was given up (theirs were damaged) and are removed.
+
+        Args:
+          step: of the run.
+          state: a tree of arrays.
+          files: {name: content} of what belongs to the state and is no array, kept beside it.
         """
         final, saving = self.folder / str(step), self.folder / f".saving-{step}"
         leaves = named_leaves(state)
@@ -79,6 +84,8 @@ class Checkpoints:
                 shutil.rmtree(saving, ignore_errors=True)
                 saving.mkdir(parents=True)
                 _write_arrays(saving / "state", leaves)
+                for name, content in (files or {}).items():
+                    write_atomically(saving / name, content)
                 _write_manifest(saving, step, leaves)
                 if final.exists():
                     self._remove(step)
@@ -95,6 +102,16 @@ class Checkpoints:
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """The newest sound checkpoint's step and state, as `restore_newest`."""
         return restore_newest(self.folder, like, warn=self.warn)
+
+    def file(self, step: int, name: str) -> bytes:
+        """The content of a file that was saved beside a state, which `restore` has verified.
+
+        Raises:
+          RunFolderError: there is none.
+        """
+        path = self.folder / str(step) / name
+        with disk_errors(f"read {path}"):
+            return path.read_bytes()
 
     def _remove(self, step: int) -> None:
         # Renamed first: a kill while files go must not leave half a checkpoint under its step.
@@ -142,12 +159,18 @@ def named_leaves(tree: PyTree, *, within: str = "") -> dict[str, Any]:
     return {f"state{within}{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
 
 
-def state_sha256(state: PyTree) -> str:
-    """The sha256 over path, dtype, shape and bytes of every leaf, jax or numpy, in the order of their paths."""
+def state_sha256(state: PyTree, files: Mapping[str, bytes] | None = None) -> str:
+    """The sha256 over path, dtype, shape and bytes of every leaf, jax or numpy, in the order of their paths.
+
+    Files that belong to the state follow, in the order of their names.
+    """
     digest = hashlib.sha256()
     for name, array in sorted(_on_host(named_leaves(state)).items()):
         digest.update(f"{name} {_describe(array)}\n".encode())
         digest.update(array.tobytes())
+    for name, content in sorted((files or {}).items()):
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 

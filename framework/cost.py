@@ -1,8 +1,9 @@
-"""What an agent's update costs: operations, memory, and the time to compile it."""
+"""What a step of a run costs: operations, memory, and the time to compile it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -13,15 +14,18 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from framework.train import Trainer
+from framework.types import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the compiled step takes, acting included.
+    """What the compiled step takes: an update of every agent, or a meta-step; acting, and all births, included.
+
+    Where environments are on the host, the acting in them is not.
 
     Attributes:
       platform: compiled for: ``cpu``, ``gpu``, ``tpu``.
-      flops: floating-point operations of matrix products and convolutions, per update.
+      flops: floating-point operations of matrix products and convolutions, of all agents, per step.
       temp_megabytes: memory beside the state (10^6 bytes); ``None`` where the compiler does not say.
       compile_seconds: from the traced to the finished program.
     """
@@ -34,9 +38,11 @@ class Cost:
 
 def measure_cost(trainer: Trainer) -> Cost:
     """Compiles the trainer's step for the device at hand, without running it or reading any weights."""
-    drawn = dataclasses.replace(trainer.experiment, weights=lambda initial, meta_network: initial)
-    state = jax.eval_shape(Trainer(drawn).init)
-    traced = Trainer.steps.trace(trainer, state, jax.ShapeDtypeStruct((), jnp.int32))
+    state = trainer.state_shapes()
+    if trainer.on_host:
+        traced = jax.jit(functools.partial(_step_without_acting, trainer), donate_argnums=0).trace(state)
+    else:
+        traced = Trainer.device_steps.trace(trainer, state, jax.ShapeDtypeStruct((), jnp.int32))
     started = time.perf_counter()
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - started
@@ -47,6 +53,17 @@ def measure_cost(trainer: Trainer) -> Cost:
         temp_megabytes=None if memory is None else memory.temp_size_in_bytes / 1e6,
         compile_seconds=seconds,
     )
+
+
+def _step_without_acting(trainer: Trainer, state: TrainState) -> TrainState:
+    """A step in which nobody acts in environments on the host, and zeros are what they showed."""
+    parts = [
+        (population.imagined if population.lifecycle.on_host else population).step(
+            state.meta_params, group.agents, state.root_key, trainer.counter(state)
+        )
+        for population, group in zip(trainer.populations, state.groups, strict=True)
+    ]
+    return trainer.finish(state, parts)
 
 
 def count_flops(jaxpr: Jaxpr) -> int:
@@ -73,6 +90,8 @@ def _flops(equation: JaxprEqn) -> int:
             return equation.params["length"] * sum(inner)
         case "cond":
             return max(inner)
+        case "shard_map":  # What is inside is the program of one device.
+            return int(equation.params["mesh"].size) * sum(inner)
     return sum(inner)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,85 +10,77 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framework import keys, registry
+from framework.agent import takes_index
+from framework.configuration import configuration, configured, describe_number, kind_of, symbol
 from framework.context import FeatureContext
+from framework.describe_population import describe_group, describe_held_out, memory_of_run, parameters_of
 from framework.description import (
-    AgentDescription,
-    Component,
     Description,
-    EnvironmentDescription,
+    DiscoveryDescription,
     FeatureDescription,
     HeadDescription,
     LossDescription,
     LossTermDescription,
-    MemoryDescription,
+    MetaLossDescription,
     MetaNetworkDescription,
-    ParameterArray,
-    Parameters,
+    RegularizerDescription,
     RuleDescription,
     ScheduleDescription,
     TargetDescription,
 )
-from framework.interfaces import ActionFeature, Feature, LossTerm, Number, TrajectoryCore
+from framework.discovery import Discovery
+from framework.experiment import Experiment
+from framework.interfaces import ActionFeature, Feature, Head, Number, TrajectoryCore
+from framework.lifecycle import Lifecycle
 from framework.meta_network import MetaNetwork
-from framework.numbers import Hyperparameter, Output
 from framework.train import Trainer
-from framework.types import ActorState, Array, Estimates, LearnerState, Outputs, Params, PyTree, RuleInputs
+from framework.types import Array, Estimates, Outputs, Params, RuleInputs, Trajectory
 from framework.update_rule import UpdateRule, parts
 
 _INNERMOST_PARENTHESES = re.compile(r"\([^()]*\)")
 
 
 def describe(trainer: Trainer) -> Description:
-    """What a trainer's experiment is composed of; shapes come from tracing, and no device does any work."""
-    experiment, shapes = trainer.experiment, _shapes(trainer)
-    spec = trainer.environments.environment.spec
+    """What a trainer's experiment is composed of; shapes come from tracing, and no device does any work.
+
+    The step itself is not traced, which takes long where meta-gradients are part of it.
+    """
+    experiment, populations = trainer.experiment, trainer.populations
+    shapes = _shapes(populations[0].lifecycle)
+    groups = tuple(describe_group(population, shapes.meta_params, experiment.steps) for population in populations)
+    discovery, held_out = experiment.discovery, experiment.held_out
     return Description(
-        environment=EnvironmentDescription(
-            suite=configuration(experiment.suite),
-            task=trainer.task,
-            observation_shape=spec.observation_shape,
-            observation_dtype=spec.observation_dtype,
-            num_actions=spec.num_actions,
-        ),
-        heads=_heads(experiment.rule, shapes.outputs),
-        agent=AgentDescription(
-            torso=configuration(experiment.agent.torso),
-            action_model=_configured(experiment.agent.action_model),
-            optimizer=configuration(experiment.agent.optimizer),
-            parameters=_parameters(shapes.learner.params),
-        ),
+        groups=groups,
+        heads=_heads(populations[0].lifecycle, shapes.outputs),
         rule=RuleDescription(
-            meta_network=_meta_network(trainer, shapes),
+            meta_network=_meta_network(experiment, shapes),
             loss=_loss(experiment.rule),
-            value_estimator=_configured(experiment.rule.value_estimator),
-            normalizer=_configured(experiment.rule.normalizer),
+            value_estimator=configured(experiment.rule.value_estimator),
+            normalizer=configured(experiment.rule.normalizer),
             target_decay=experiment.rule.target_decay,
-            hyperparameters=experiment.hyperparameters(),
+            learned_numbers=tuple(map(describe_number, experiment.rule.learned_numbers)),
         ),
-        schedule=_schedule(trainer, shapes),
-        memory_megabytes=_memory(shapes),
-    )
-
-
-def configuration(component: Any) -> Component:
-    """A component's parameters, with those of the components inside it."""
-    cls = type(component)
-    values = {parameter: getattr(component, parameter.name) for parameter in registry.parameters(cls)}
-    return Component(
-        kind=_kind(component),
-        name=cls.__name__,
-        parameters={parameter.name: _configured(value) for parameter, value in values.items()},
-        changed=tuple(p.name for p, value in values.items() if p.required or value != p.default),
+        discovery=None if discovery is None else _discovery(discovery, shapes.meta_params),
+        held_out=None if held_out is None else describe_held_out(held_out, experiment, shapes.meta_params),
+        schedule=ScheduleDescription(
+            steps=experiment.steps,
+            updates=experiment.steps * trainer.updates_per_step,
+            env_steps=trainer.env_steps(experiment.steps),
+            env_steps_per_step=trainer.env_steps(1) - trainer.env_steps(0),
+            warm_up_env_steps=trainer.env_steps(0),
+            evaluation=configuration(experiment.evaluation),
+            seed=experiment.seed,
+        ),
+        memory_megabytes=memory_of_run(trainer, groups, shapes.meta_params),
     )
 
 
 def loss_formula(terms: Sequence[LossTermDescription]) -> str:
     """The sum of costs times terms."""
-    return " + ".join(map(weighted, terms)).replace(" + -", " - ")
+    return _sum(map(weighted, terms))
 
 
-def weighted(term: LossTermDescription) -> str:
+def weighted(term: LossTermDescription | RegularizerDescription) -> str:
     """A cost times a formula; a minus sign in front of the formula goes to the cost."""
     formula = f"({term.formula})" if _is_sum(term.formula) else term.formula
     negative = formula.startswith("-")
@@ -102,13 +92,13 @@ def weighted(term: LossTermDescription) -> str:
     return f"{cost} * {formula}" if formula[:1].isdigit() else f"{cost} {formula}"
 
 
-class _Shapes(NamedTuple):
-    """Shapes and dtypes of all that an update touches."""
+def _sum(terms: Iterable[str]) -> str:
+    return " + ".join(terms).replace(" + -", " - ")
 
-    learner: LearnerState
-    actor: ActorState
-    replay: PyTree
-    action: Array
+
+class _Shapes(NamedTuple):
+    """Shapes and dtypes of what a first update sees and computes."""
+
     outputs: Outputs
     meta_params: Params
     targets: Outputs
@@ -135,27 +125,22 @@ class _Features(nn.Module):
         return features, self.core(jnp.concatenate([context.compute(f) for f in self.seen], axis=-1), inputs.last)
 
 
-def _shapes(trainer: Trainer) -> _Shapes:
+def _shapes(lifecycle: Lifecycle) -> _Shapes:
     """Traces a newborn agent's first update, short of the gradient."""
-    experiment, learner = trainer.experiment, trainer.learner
-    rule, meta_network = experiment.rule, experiment.rule.meta_network
+    rule, meta_network = lifecycle.rule, lifecycle.rule.meta_network
 
-    def first_update(key: Array) -> _Shapes:
-        newborn, actor = trainer.newborn(key)
-        actor, fresh = trainer.act(newborn, actor, key)
-        replay = experiment.replay.init(fresh)
-        inputs = learner.rule_inputs(newborn, experiment.replay.sample(replay, key, fresh))
+    def first_update(batch: Trajectory) -> _Shapes:
+        key = jax.random.key(0)
+        newborn = lifecycle.learner.init(lifecycle.network.init(key), lifecycle.hyperparameters())
+        inputs = lifecycle.learner.rule_inputs(newborn, batch)
         meta_params = rule.init(key, inputs)
         targets, carry = rule.targets(meta_params, inputs, newborn.rule_carry)
+        inputs = rule.with_learned_numbers(meta_params, inputs)
         estimates, _ = rule.estimate(inputs, newborn.rule_carry.normalizer)
         seen = _Features(_all_features(meta_network), meta_network.features, meta_network.core)
         (features, summary), _ = seen.init_with_output(key, inputs, estimates, targets)
         lifetime_core = meta_network.lifetime_core
         return _Shapes(
-            learner=newborn,
-            actor=actor,
-            replay=replay,
-            action=inputs.action,
             outputs=inputs.outputs,
             meta_params=meta_params,
             targets=targets,
@@ -164,25 +149,30 @@ def _shapes(trainer: Trainer) -> _Shapes:
             lifetime=None if lifetime_core is None else lifetime_core.read(carry.lifetime),
         )
 
-    return jax.eval_shape(first_update, jax.eval_shape(keys.root_key, experiment.seed))
+    return jax.eval_shape(first_update, lifecycle.example_batch)
 
 
-def _heads(rule: UpdateRule, outputs: Outputs) -> tuple[HeadDescription, ...]:
+def _heads(lifecycle: Lifecycle, outputs: Outputs) -> tuple[HeadDescription, ...]:
+    def grown_by(head: Head) -> str:
+        if takes_index(lifecycle.group.agent.torso):
+            return "table"
+        return "action_model" if head.action_conditional else "torso"
+
     return tuple(
         HeadDescription(
             name=head.name,
             shape=outputs[head.name].shape,
             dtype=outputs[head.name].dtype.name,
             action_conditional=head.action_conditional,
-            grown_by="action_model" if head.action_conditional else "torso",
+            grown_by=grown_by(head),
             component=configuration(head),
         )
-        for head in rule.heads
+        for head in lifecycle.rule.heads
     )
 
 
-def _meta_network(trainer: Trainer, shapes: _Shapes) -> MetaNetworkDescription:
-    meta_network = trainer.experiment.rule.meta_network
+def _meta_network(experiment: Experiment, shapes: _Shapes) -> MetaNetworkDescription:
+    meta_network = experiment.rule.meta_network
     sizes = dict(zip(_all_features(meta_network), (x.shape[-1] for x in shapes.features), strict=True))
 
     def sized(features: Iterable[Any]) -> tuple[FeatureDescription, ...]:
@@ -200,16 +190,16 @@ def _meta_network(trainer: Trainer, shapes: _Shapes) -> MetaNetworkDescription:
     )
     return MetaNetworkDescription(
         static=not jax.tree.leaves(shapes.meta_params),
-        weights=configuration(trainer.experiment.weights),
+        weights=configuration(experiment.weights),
         features=sized(meta_network.features),
-        core=_configured(meta_network.core),
+        core=configured(meta_network.core),
         core_size=0 if shapes.summary is None else shapes.summary.shape[-1],
         lifetime_features=sized(meta_network.lifetime_features),
-        lifetime_core=_configured(meta_network.lifetime_core),
+        lifetime_core=configured(meta_network.lifetime_core),
         lifetime_size=0 if shapes.lifetime is None else shapes.lifetime.shape[-1],
         action_features=sized(_action_features(meta_network)),
         targets=targets,
-        parameters=_parameters(shapes.meta_params),
+        parameters=parameters_of(shapes.meta_params),
     )
 
 
@@ -220,32 +210,20 @@ def _all_features(meta_network: MetaNetwork) -> tuple[Any, ...]:
 
 
 def _action_features(meta_network: MetaNetwork) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(part for part in parts(meta_network) if _kind(part) == "action_features"))
+    return tuple(dict.fromkeys(part for part in parts(meta_network) if kind_of(part) == "action_features"))
 
 
 def _loss(rule: UpdateRule) -> LossDescription:
     terms = tuple(
         LossTermDescription(
             head=term.head,
-            cost=_cost(term),
+            cost=symbol(term.cost) if isinstance(term.cost, Number) else float(term.cost),
             formula=term.formula(rule.head(term.head)),
             component=configuration(term),
         )
         for term in rule.loss
     )
     return LossDescription(formula=loss_formula(terms), terms=terms)
-
-
-def _cost(term: LossTerm) -> float | str:
-    match term.cost:
-        case Hyperparameter(name=name):
-            return name
-        case Output(target=target):
-            return target
-        case Number() as number:
-            return type(number).__name__
-        case constant:
-            return float(constant)
 
 
 def _is_sum(formula: str) -> bool:
@@ -256,80 +234,34 @@ def _is_sum(formula: str) -> bool:
     return " + " in outside or " - " in outside
 
 
-def _schedule(trainer: Trainer, shapes: _Shapes) -> ScheduleDescription:
-    experiment = trainer.experiment
-    batch_size = shapes.action.shape[1]
-    fresh = experiment.replay.fresh_of_batch(experiment.num_environments)
-    return ScheduleDescription(
-        updates=experiment.steps,
-        env_steps=trainer.env_steps(experiment.steps),
-        env_steps_per_update=trainer.env_steps(1) - trainer.env_steps(0),
-        warm_up_env_steps=trainer.env_steps(0),
-        num_environments=experiment.num_environments,
-        trajectory_length=experiment.trajectory_length,
-        epochs=experiment.epochs,
-        minibatches=experiment.minibatches,
-        gradient_steps_per_update=experiment.epochs * experiment.minibatches,
-        batch_size=batch_size,
-        fresh=fresh,
-        replayed=batch_size - fresh,
-        replay=configuration(experiment.replay),
-        replay_capacity=experiment.replay.capacity,
-        replay_ratio=1.0 - fresh / batch_size,
-        uses_per_transition=experiment.epochs * batch_size / experiment.num_environments,
-        evaluation=configuration(experiment.evaluation),
-        seed=experiment.seed,
+def _discovery(discovery: Discovery, meta_params: Params) -> DiscoveryDescription:
+    return DiscoveryDescription(
+        meta_loss=_meta_loss(discovery),
+        objective=configuration(discovery.objective),
+        optimizer=configuration(discovery.optimizer),
+        separate_optimizers=discovery.separate_optimizers,
+        meta_parameters=parameters_of(meta_params).count,
+        inner_updates=discovery.inner_updates,
+        stride=discovery.new_updates,
+        max_gradient_norm=discovery.max_gradient_norm,
+        max_parameter=discovery.max_parameter,
+        max_faulty_share=discovery.max_faulty_share,
+        max_replay_error=discovery.max_replay_error,
     )
 
 
-def _memory(shapes: _Shapes) -> MemoryDescription:
-    learner = shapes.learner
-    parts = {
-        "agent_params": _megabytes(learner.params),
-        "optimizer": _megabytes(learner.opt_state),
-        "target_params": _megabytes(learner.target_params),
-        "meta_params": _megabytes(shapes.meta_params),
-        "rule_carry": _megabytes((learner.rule_carry, learner.hyperparameters, learner.updates)),
-        "actor": _megabytes(shapes.actor),
-        "replay": _megabytes(shapes.replay),
-    }
-    return MemoryDescription(parts=parts, total=sum(parts.values()))
-
-
-def _megabytes(tree: PyTree) -> float:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6
-
-
-def _parameters(params: Params) -> Parameters:
-    arrays = tuple(
-        ParameterArray(
-            path=jax.tree_util.keystr(path, simple=True, separator="/"),
-            shape=leaf.shape,
-            dtype=leaf.dtype.name,
-            size=leaf.size,
+def _meta_loss(discovery: Discovery) -> MetaLossDescription:
+    regularizers = tuple(
+        RegularizerDescription(
+            on=regularizer.on,
+            cost=regularizer.cost,
+            formula=regularizer.formula(),
+            component=configuration(regularizer),
         )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        for regularizer in discovery.regularizers
     )
-    sizes: collections.Counter[str] = collections.Counter()
-    for array in arrays:
-        sizes[array.path.split("/")[0]] += array.size
-    return Parameters(count=sizes.total(), parts=dict(sizes), arrays=arrays)
-
-
-def _kind(component: Any) -> str:
-    selector = registry.selector_of(type(component))
-    return selector.split(".")[0] if selector else ""
-
-
-def _configured(value: Any) -> Any:
-    """A parameter's value, with components described and all other objects named."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case list() | tuple():
-            return [_configured(item) for item in value]
-        case dict():
-            return {str(key): _configured(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return configuration(value)
-    return getattr(value, "__name__", type(value).__name__)
+    objective = discovery.objective.formula()
+    means = [f"{term.cost:g} mean_{term.on}({term.formula})" for term in regularizers]
+    return MetaLossDescription(
+        formula=_sum([f"mean_validation({objective})", *means]), objective=objective, regularizers=regularizers
+    )

@@ -24,19 +24,34 @@ class Component:
 
 
 @dataclasses.dataclass(frozen=True)
-class EnvironmentDescription:
-    """Where the agent acts.
+class NumberDescription(Component):
+    """A number that is not a constant.
 
     Attributes:
-      suite, task: the task and where it is from.
+      symbol: what formulas write in its place.
+    """
+
+    symbol: str
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvironmentDescription:
+    """Where the agents of a group act.
+
+    Attributes:
+      suite, tasks: the tasks and where they are from; agents begin with them in turn.
+      on_host: whether the environments are outside the device.
       observation_shape, observation_dtype: of one observation.
+      num_states: how many states there are, where an observation is the index of one.
       num_actions: A.
     """
 
     suite: Component
-    task: str
+    tasks: tuple[str, ...]
+    on_host: bool
     observation_shape: tuple[int, ...]
     observation_dtype: str
+    num_states: int | None
     num_actions: int
 
 
@@ -49,7 +64,7 @@ class HeadDescription:
       shape: of the outputs that an update sees: [T+1, B, K], action-conditional heads [T+1, B, A, K].
       dtype: of the outputs.
       action_conditional: whether there is one output for each action.
-      grown_by: ``torso`` (a linear layer on its embedding) or ``action_model``.
+      grown_by: ``torso`` (a linear layer on its embedding), ``action_model``, or ``table`` (a row for each state).
       component: the head.
     """
 
@@ -178,7 +193,7 @@ class RuleDescription:
       loss: what moves the heads to the targets.
       value_estimator, normalizer: where values and advantages come from.
       target_decay: of the target network; ``None`` without one.
-      hyperparameters: {name: value of a newborn agent}.
+      learned_numbers: numbers that are meta-parameters.
     """
 
     meta_network: MetaNetworkDescription
@@ -186,35 +201,53 @@ class RuleDescription:
     value_estimator: Component | None
     normalizer: Component | None
     target_decay: float | None
-    hyperparameters: dict[str, float]
+    learned_numbers: tuple[NumberDescription, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleDescription:
-    """How much is acted and learned; an update of the agent is a step of the run.
+class MemoryDescription:
+    """Size of a state in megabytes (10^6 bytes).
+
+    Running means and counters, some bytes each, are left out, and what environments outside the device hold.
 
     Attributes:
-      updates: in the whole run.
-      env_steps, env_steps_per_update, warm_up_env_steps: in all, per update, and before the first one.
-      num_environments, trajectory_length: E and T; their product is the environment steps per update.
+      parts: {part: size}. Of an agent, ``rule_carry`` is what its learner carries beside parameters and optimizer,
+        ``actor`` its environments and where it stands in them, ``life`` its task and age, ``window`` the batches that
+        the next meta-gradient reaches back to, ``objective`` what the meta-objective keeps.
+      total: of all parts.
+    """
+
+    parts: dict[str, float]
+    total: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupScheduleDescription:
+    """How much the agents of a group act, and what an agent's update learns from.
+
+    Attributes:
+      num_environments, trajectory_length: E and T of each agent.
+      validation_length: steps of the trajectory that judges an agent; ``None`` without discovery.
+      env_steps_per_update: of one agent: E x T.
+      env_steps_per_step: of all agents, in a step of the run (an update of each, or a meta-step).
+      warm_up_env_steps, env_steps: of all agents, before the first update, and in the whole run.
       epochs, minibatches: passes over the batch, and parts of a pass.
       gradient_steps_per_update: epochs x minibatches.
       batch_size: trajectories an update learns from, B.
       fresh, replayed: how many of them are just collected, and how many are drawn from the replay.
-      replay: what the agent remembers.
+      replay: what an agent remembers.
       replay_capacity: trajectories remembered; 0 without a memory.
       replay_ratio: replayed / batch_size.
       uses_per_transition: how often a transition is learned from, on average.
-      evaluation: how returns are measured.
-      seed: of all randomness.
     """
 
-    updates: int
-    env_steps: int
-    env_steps_per_update: int
-    warm_up_env_steps: int
     num_environments: int
     trajectory_length: int
+    validation_length: int | None
+    env_steps_per_update: int
+    env_steps_per_step: int
+    warm_up_env_steps: int
+    env_steps: int
     epochs: int
     minibatches: int
     gradient_steps_per_update: int
@@ -225,31 +258,157 @@ class ScheduleDescription:
     replay_capacity: int
     replay_ratio: float
     uses_per_transition: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupDescription:
+    """Agents that are alike.
+
+    Attributes:
+      agents: how many there are (P).
+      chunk: how many of one device are computed at once; ``None`` for all.
+      environment: where they act.
+      agent: what each of them is.
+      hyperparameters: {name: value of a newborn agent}, short of a bandit's choice.
+      bandit: chooses the hyperparameters of newborn agents; ``None`` without one.
+      arms: {hyperparameter: its value in each of the bandit's arms}; empty without one.
+      lifetime: how long they live; ``None`` for lives without end.
+      schedule: how much they act and learn.
+      memory_megabytes: the state of one agent.
+    """
+
+    agents: int
+    chunk: int | None
+    environment: EnvironmentDescription
+    agent: AgentDescription
+    hyperparameters: dict[str, float]
+    bandit: Component | None
+    arms: dict[str, tuple[float, ...]]
+    lifetime: Component | None
+    schedule: GroupScheduleDescription
+    memory_megabytes: MemoryDescription
+
+
+@dataclasses.dataclass(frozen=True)
+class RegularizerDescription:
+    """A term of the meta-loss beside the meta-objective.
+
+    Attributes:
+      on: ``updates`` or ``validation``: the steps that it is the mean over.
+      cost: its weight.
+      formula: the term at a step, without its cost.
+      component: the term.
+    """
+
+    on: str
+    cost: float
+    formula: str
+    component: Component
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaLossDescription:
+    """What a rule is judged by, for each agent.
+
+    Attributes:
+      formula: the whole; ``mean_validation`` is over the steps of the validation trajectory under the final parameters,
+        ``mean_updates`` over the steps of all N updates.
+      objective: the meta-objective at a step of the validation trajectory, as a formula.
+      regularizers: the other terms.
+    """
+
+    formula: str
+    objective: str
+    regularizers: tuple[RegularizerDescription, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscoveryDescription:
+    """How the rule is judged and moved.
+
+    Attributes:
+      meta_loss: what it is judged by.
+      objective: the meta-objective.
+      optimizer: of the meta-parameters.
+      separate_optimizers: whether each agent has one of its own; else one moves by the mean meta-gradient.
+      meta_parameters: how many there are.
+      inner_updates: agent updates that a meta-gradient reaches through (N).
+      stride: how many of them are new in each meta-step (S).
+      max_gradient_norm: limit of each agent's meta-gradient; ``None`` for no limit.
+      max_parameter: an agent with a larger one is lost: it contributes nothing and is born anew.
+      max_faulty_share: share of the agents' meta-steps between two logged points that may be lost.
+      max_replay_error: how far the differentiated updates may end from those collected, as a share of the way.
+    """
+
+    meta_loss: MetaLossDescription
+    objective: Component
+    optimizer: Component
+    separate_optimizers: bool
+    meta_parameters: int
+    inner_updates: int
+    stride: int
+    max_gradient_norm: float | None
+    max_parameter: float
+    max_faulty_share: float
+    max_replay_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutDescription:
+    """What the rule is measured on while it is discovered.
+
+    Attributes:
+      groups: fresh agents and what they learn on.
+      updates: of each agent in a measurement.
+      interval: meta-steps between two measurements.
+      env_steps: of a measurement, which count towards nothing else.
+    """
+
+    groups: tuple[GroupDescription, ...]
+    updates: int
+    interval: int
+    env_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleDescription:
+    """How long the run is.
+
+    Attributes:
+      steps: meta-steps, or agent updates where the rule is frozen.
+      updates: of an agent, in the whole run.
+      env_steps, env_steps_per_step, warm_up_env_steps: of all agents: in all, per step, and before the first one.
+      evaluation: how returns are measured.
+      seed: of all randomness.
+    """
+
+    steps: int
+    updates: int
+    env_steps: int
+    env_steps_per_step: int
+    warm_up_env_steps: int
     evaluation: Component
     seed: int
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryDescription:
-    """Size of a run's state in megabytes (10^6 bytes).
+class Description:
+    """An experiment as it is composed.
 
     Attributes:
-      parts: {part: size}; ``rule_carry`` is what else an agent carries between updates, ``actor`` its environments and
-        where it stands in them.
-      total: of all parts.
+      groups: the population.
+      heads: of its first group's agents.
+      rule: how the agents learn; shapes are those of the first group.
+      discovery: how the rule is judged and moved; ``None`` where it is frozen.
+      held_out: what it is measured on meanwhile.
+      schedule: how long the run is.
+      memory_megabytes: the whole state; an agent's parts summed over all agents.
     """
 
-    parts: dict[str, float]
-    total: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Description:
-    """An experiment as it is composed."""
-
-    environment: EnvironmentDescription
+    groups: tuple[GroupDescription, ...]
     heads: tuple[HeadDescription, ...]
-    agent: AgentDescription
     rule: RuleDescription
+    discovery: DiscoveryDescription | None
+    held_out: HeldOutDescription | None
     schedule: ScheduleDescription
     memory_megabytes: MemoryDescription

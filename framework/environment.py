@@ -23,34 +23,35 @@ class Batched:
     environment: Environment
     size: int
 
-    def reset(self, key: Array) -> tuple[PyTree, TimeStep]:
-        """States and first time steps of E new episodes."""
-        state, observation = jax.vmap(self.environment.reset)(jax.random.split(key, self.size))
+    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, TimeStep]:
+        """States and first time steps of E new episodes of one task."""
+        state, observation = jax.vmap(self.environment.reset, (0, None))(jax.random.split(key, self.size), task)
         zeros = jnp.zeros(self.size)
         return state, TimeStep(observation=observation, reward=zeros, discount=zeros + 1.0, last=zeros > 0)
 
-    def step(self, key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+    def step(self, key: Array, task: PyTree, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step of every environment, with actions [E]."""
-        return jax.vmap(self._step)(jax.random.split(key, self.size), state, action)
+        return jax.vmap(self._step, (0, None, 0, 0))(jax.random.split(key, (self.size, 2)), task, state, action)
 
-    def _step(self, key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
-        step_key, reset_key = jax.random.split(key)
-        state, time_step = self.environment.step(step_key, state, action)
-        new_state, observation = self.environment.reset(reset_key)
+    def _step(self, keys: Array, task: PyTree, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+        step_key, reset_key = keys
+        state, time_step = self.environment.step(step_key, task, state, action)
+        new_state, observation = self.environment.reset(reset_key, task)
         state = jax.tree.map(lambda new, old: jnp.where(time_step.last, new, old), new_state, state)
         shown = jnp.where(time_step.last, observation, time_step.observation)
         return state, time_step.replace(observation=shown)
 
 
-def refuse_mismatched_environment(environment: Environment) -> None:
+def refuse_mismatched_environment(environment: Environment, level: PyTree) -> None:
     """Compares what an environment shows with what its specification says.
 
     Raises:
       UserError: where shapes or dtypes differ.
     """
     spec, key = environment.spec, jax.eval_shape(lambda: jax.random.key(0))
-    state, first = jax.eval_shape(environment.reset, key)
-    _, time_step = jax.eval_shape(environment.step, key, state, jax.ShapeDtypeStruct((), jnp.int32))
+    task = jax.eval_shape(environment.draw_task, key, level)
+    state, first = jax.eval_shape(environment.reset, key, task)
+    _, time_step = jax.eval_shape(environment.step, key, task, state, jax.ShapeDtypeStruct((), jnp.int32))
     for when, shown in (("reset", first), ("step", time_step.observation)):
         if tuple(shown.shape) != spec.observation_shape or shown.dtype != jnp.dtype(spec.observation_dtype):
             raise UserError(

@@ -3,31 +3,85 @@
 from __future__ import annotations
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framework import keys
 from framework.agent import Network
 from framework.environment import Batched
-from framework.rollout import act, initial_actor
-from framework.types import ActorState, Array, Params
+from framework.host import HostPool, HostStep
+from framework.interfaces import HostEnvironment
+from framework.lifecycle import Lifecycle
+from framework.rollout import act, actor_at, choose, initial_actor, shown
+from framework.train import Trainer
+from framework.types import ActorState, Array, Life, Params, PyTree, TimeStep, TrainState
 
 STEPS_PER_CALL = 256
 
 
-def episode_returns(network: Network, environments: Batched, params: Params, key: Array) -> np.ndarray:
+def final_return(trainer: Trainer, state: TrainState) -> float | None:
+    """Mean return of complete episodes of all agents, in environments of their own; ``None`` if none were asked for."""
+    episodes = trainer.experiment.evaluation.episodes
+    if episodes == 0:
+        return None
+    key = keys.role_key(state.root_key, keys.Role.EVALUATION)
+    returns = []
+    for population, group in zip(trainer.populations, state.groups, strict=True):
+        for place in range(population.count):
+            agent = jax.tree.map(lambda x, i=place: x[i], (group.agents.life, group.agents.learner.params))
+            agent_key = jax.random.fold_in(jax.random.fold_in(key, population.index), place)
+            returns.append(agent_returns(population.lifecycle, *agent, agent_key, episodes=episodes).mean())
+    return float(np.mean(returns))
+
+
+def agent_returns(lifecycle: Lifecycle, life: Life, params: Params, key: Array, *, episodes: int) -> np.ndarray:
+    """Returns of complete episodes of one agent on the task of its life [episodes]."""
+    if not lifecycle.on_host:
+        environments = Batched(lifecycle.environments.environment, episodes)
+        return episode_returns(lifecycle.network, environments, life.task, params, key)
+    task = lifecycle.tasks[int(life.task_index)]
+    environment = cast(HostEnvironment, lifecycle.group.suite.environment(task))
+    words = [int(word) for word in jax.random.key_data(key)]
+    with HostPool([environment] * episodes, [(*words, index) for index in range(episodes)], workers=0) as pool:
+        return host_episode_returns(lifecycle.network, pool, params, key)
+
+
+def host_episode_returns(network: Network, pool: HostPool, params: Params, key: Array) -> np.ndarray:
+    """Returns of one complete episode in each stream of a pool [S], with sampled actions."""
+    actor = actor_at(network, (), _time_step(pool.reset()))
+    finished, returns, step = np.zeros(pool.num_streams, bool), np.zeros(pool.num_streams), 0
+    while not finished.all():
+        action, _, carry = _choose(network, params, actor, jax.random.fold_in(key, step))
+        after = pool.step(np.asarray(action))
+        actor = shown(network, actor, carry, (), _time_step(after), jnp.asarray(after.dummy))
+        returns += np.where(finished, 0.0, after.reward)
+        finished |= after.last
+        step += 1
+    return returns
+
+
+def _time_step(step: HostStep) -> TimeStep:
+    return TimeStep(*map(jnp.asarray, (step.observation, step.reward, step.discount, step.last)))
+
+
+_choose = jax.jit(choose, static_argnums=0)
+
+
+def episode_returns(network: Network, environments: Batched, task: PyTree, params: Params, key: Array) -> np.ndarray:
     """Returns of one complete episode in each of the environments [E], with sampled actions.
 
     One episode each, so that short episodes do not count more often than long ones.
     """
     reset_key, act_key = jax.random.split(key)
-    actor = jax.jit(initial_actor, static_argnums=(0, 1))(network, environments, reset_key)
+    actor = jax.jit(initial_actor, static_argnums=(0, 1))(network, environments, task, reset_key)
     finished, returns = jnp.zeros(environments.size, bool), jnp.zeros(environments.size)
     call = 0
     while not bool(finished.all()):
         key = jax.random.fold_in(act_key, call)
-        actor, finished, returns = _play(network, environments, params, actor, finished, returns, key)
+        actor, finished, returns = _play(network, environments, task, params, actor, finished, returns, key)
         call += 1
     return np.asarray(returns)
 
@@ -36,6 +90,7 @@ def episode_returns(network: Network, environments: Batched, params: Params, key
 def _play(
     network: Network,
     environments: Batched,
+    task: PyTree,
     params: Params,
     actor: ActorState,
     finished: Array,
@@ -50,7 +105,7 @@ def _play(
 
     def body(carry: tuple) -> tuple:
         step, actor, finished, returns = carry
-        actor, _ = act(network, environments, params, actor, jax.random.fold_in(key, step))
+        actor, _ = act(network, environments, task, params, actor, jax.random.fold_in(key, step))
         returns = returns + jnp.where(finished, 0.0, actor.time_step.reward)
         return step + 1, actor, finished | actor.time_step.last, returns
 

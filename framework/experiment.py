@@ -1,25 +1,26 @@
-"""The root of every gin file: what is learned, by which rule, on what."""
+"""The root of every gin file: who learns, by which rule, on what, and whether the rule itself is discovered."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from framework.agent import Agent
-from framework.interfaces import Number, Replay, Suite, Weights
-from framework.numbers import Hyperparameter
+from framework.discovery import Discovery
+from framework.group import Group
+from framework.interfaces import HostEnvironment, Weights
 from framework.registry import Problem, component
-from framework.update_rule import UpdateRule, parts
+from framework.update_rule import UpdateRule, parts, problems_of_names
 
 
 @component("settings")
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """When and how an agent's return is measured.
+    """When and how agents' returns are measured.
 
     Attributes:
       interval: steps per point of the learning curve, which is made of training episodes.
-      episodes: complete episodes played after training, in separate environments with separate seeds.
+      episodes: complete episodes each agent plays after training, in separate environments with separate seeds.
     """
 
     interval: int = 50
@@ -57,79 +58,99 @@ NO_IDENTITY = {"identity": False}
 """Marks fields that do not make an experiment another one: a run may be made longer, or logged otherwise."""
 
 
+@component("settings")
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """What a discovered rule is measured on while it is discovered: fresh agents on tasks it never saw.
+
+    Attributes:
+      groups: the agents and what they learn on.
+      updates: agent updates of a measurement; its result is the return over the last tenth of them.
+      interval: meta-steps between two measurements; one more is made at the end.
+    """
+
+    groups: tuple[Group, ...]
+    updates: int
+    interval: int
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.groups:
+            raise ValueError("groups is empty: there is nothing to measure on")
+
+
 @component("experiments")
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """An agent that learns with an update rule in the environments of a suite.
+    """A population of agents that learns with an update rule; with a discovery, the rule learns from them.
 
     Attributes:
-      rule: how the agent learns.
-      agent: what learns.
-      suite: what it learns on.
-      replay: what it learns from.
-      weights: where the rule's meta-parameters come from; frozen here.
-      steps: agent updates.
-      num_environments: environments the agent acts in at once (E).
-      trajectory_length: steps acted per update (T).
-      epochs: passes over an update's batch.
-      minibatches: parts a pass splits the batch's trajectories into.
+      rule: how the agents learn.
+      groups: the population.
+      weights: where the rule's meta-parameters come from, or where their discovery begins.
+      steps: agent updates, or meta-steps where the rule is discovered.
+      discovery: how the rule is judged and moved; ``None`` where its meta-parameters are frozen.
+      held_out: what a discovered rule is measured on meanwhile.
       seed: of all randomness.
       evaluation: how returns are measured.
       logging: what is written while it runs.
     """
 
     rule: UpdateRule
-    agent: Agent
-    suite: Suite
-    replay: Replay
+    groups: tuple[Group, ...]
     weights: Weights
     steps: int = dataclasses.field(metadata=NO_IDENTITY)
-    num_environments: int
-    trajectory_length: int
-    epochs: int = 1
-    minibatches: int = 1
+    discovery: Discovery | None = None
+    held_out: HeldOut | None = None
     seed: int = dataclasses.field(default=0, metadata=NO_IDENTITY)
     evaluation: Evaluation = Evaluation()
     logging: Logging = dataclasses.field(default=Logging(), metadata=NO_IDENTITY)
 
     def __post_init__(self) -> None:
-        for name in ("num_environments", "trajectory_length", "epochs", "minibatches"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.groups:
+            raise ValueError("groups is empty: nobody learns")
         if not 0 <= self.steps < 2**31:
             raise ValueError(f"steps must lie in [0, 2^31), got {self.steps}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2^32), got {self.seed}")
 
-    def hyperparameters(self) -> dict[str, float]:
-        """The numbers a newborn agent carries."""
-        return {part.name: part.value for part in parts(self) if isinstance(part, Hyperparameter)}
-
     def problems(self) -> Sequence[Problem]:
         """Everything inconsistent between the parts of the experiment."""
-        return [*self.rule.problems(), *self.agent.problems(self.rule), *self._own_problems()]
+        held_out = () if self.held_out is None else self.held_out.groups
+        groups = dict.fromkeys((*self.groups, *held_out))
+        of_groups = [problem for group in groups for problem in group.problems(self.rule)]
+        return [*self.rule.problems(), *of_groups, *self._own_problems()]
 
     def _own_problems(self) -> Iterator[Problem]:
-        if len(self.suite.tasks()) != 1:
-            yield Problem(self, "suite", f"one task is trained on, the suite has {len(self.suite.tasks())}")
-        batch = self.replay.batch(self.num_environments)
-        if batch % self.minibatches:
-            yield Problem(
-                self, "minibatches", f"a batch of {batch} trajectories cannot be split into {self.minibatches}"
-            )
-        values: dict[str, Number] = {}
-        for part in parts(self):
-            if isinstance(part, Hyperparameter) and values.setdefault(part.name, part) != part:
-                yield Problem(part, "value", f"the hyperparameter '{part.name}' has two initial values")
+        names: dict[str, Any] = {}
+        for group in self.groups:
+            for task in group.suite.tasks():
+                if names.setdefault(task, group) is not group:
+                    yield Problem(
+                        group, "suite", f"the task '{task}' is in two groups: their returns could not be told"
+                    )
+        if self.discovery is not None:
+            for part in parts(self.discovery):
+                yield from problems_of_names(self.rule, part)
+            if not any(target.learned for target in self.rule.meta_network.targets) and not self._learned_numbers():
+                message = "the update rule is static: it has no meta-parameters to discover; leave 'discovery' out"
+                yield Problem(self, "discovery", message)
+        if self.held_out is not None:
+            if self.discovery is None:
+                message = "held-out tasks measure a rule that is discovered: bind 'discovery', or leave them out"
+                yield Problem(self, "held_out", message)
+            for group in self.held_out.groups:
+                if isinstance(group.suite.environment(group.suite.tasks()[0]), HostEnvironment):
+                    message = "held-out agents learn on the device, and this suite's environments are outside it"
+                    yield Problem(group, "suite", message)
+            if self.held_out.interval % self.logging.interval:
+                message = f"a measurement ({self.held_out.interval} steps) must fall on a logged point"
+                yield Problem(self.held_out, "interval", f"{message} ({self.logging.interval} steps)")
         if self.evaluation.interval % self.logging.interval:
             message = f"a point of the learning curve ({self.evaluation.interval} steps) must be whole logged points"
             yield Problem(self.logging, "interval", f"{message} ({self.logging.interval} steps)")
-        if 0 < self.replay.capacity < self.num_environments:
-            message = f"{self.replay.capacity} trajectories are fewer than the {self.num_environments} of one unroll"
-            yield Problem(self.replay, "capacity", message)
-        fresh = self.replay.fresh_of_batch(self.num_environments)
-        if fresh > self.num_environments:
-            message = (
-                f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"
-            )
-            yield Problem(self.replay, "fresh", message)
+
+    def _learned_numbers(self) -> bool:
+        return any(getattr(part, "learned", False) is True for part in parts(self.rule))

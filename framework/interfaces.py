@@ -11,9 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from framework.context import FeatureContext
 from framework.specs import EnvironmentSpec
-from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleInputs, TimeStep
+from framework.types import (
+    Array,
+    Estimates,
+    LossInputs,
+    Params,
+    PyTree,
+    RegularizerInputs,
+    RuleInputs,
+    TimeStep,
+    Trajectory,
+)
 
 
 @runtime_checkable
@@ -188,30 +200,84 @@ class Optimizer(Protocol):
 
 
 @runtime_checkable
+class TransposableOptimizer(Optimizer, Protocol):
+    """An optimizer that can say how meta-gradients flow back through its update, from a few saved numbers."""
+
+    def linearize(
+        self, gradient: Params, state: PyTree, params: Params, learning_rate: float | Array
+    ) -> tuple[Params, PyTree, PyTree]:
+        """`update`, and what `transpose` must know of it: the less, the smaller the memory of a meta-gradient."""
+
+    def zero_cotangent(self, params: Params) -> PyTree:
+        """The cotangent of a state that nothing depends on."""
+
+    def transpose(
+        self, residual: PyTree, change: Params, state: PyTree, learning_rate: float | Array
+    ) -> tuple[Params, PyTree]:
+        """Cotangents of the gradient and of the state before, from those of the change and of the state after."""
+
+
+@runtime_checkable
 class Environment(Protocol):
     """A jittable environment: one episode after another, without end.
 
-    Randomness comes in as a key; the state is a pytree.
+    Randomness comes in as a key; levels, tasks and states are pytrees of arrays. A *level* tells apart the tasks that
+    one environment serves; a *task* is what stays fixed for an agent's lifetime, drawn from a level.
     """
 
     spec: EnvironmentSpec
 
-    def reset(self, key: Array) -> tuple[PyTree, Array]:
+    def draw_task(self, key: Array, level: PyTree) -> PyTree:
+        """The task of a lifetime; the level itself where nothing is drawn."""
+
+    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Array]:
         """State and first observation of a new episode."""
 
-    def step(self, key: Array, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+    def step(self, key: Array, task: PyTree, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step *within* an episode: the time step's observation is the episode's own."""
 
 
 @runtime_checkable
 class Suite(Protocol):
-    """A named list of environments."""
+    """A named list of tasks and their environments."""
 
     def tasks(self) -> Sequence[str]:
         """Names of its tasks."""
 
-    def environment(self, task: str) -> Environment:
-        """The environment of a task."""
+    def environment(self, task: str) -> Environment | HostEnvironment:
+        """The environment of a task; tasks whose environments are equal share one compiled program."""
+
+    def level(self, task: str) -> PyTree:
+        """What tells a task from the others of its environment: arrays of the same shapes; ``()`` if nothing does."""
+
+
+class HostStream(Protocol):
+    """One environment outside the device: a stream of episodes that can be stopped, saved and continued exactly."""
+
+    def reset(self) -> np.ndarray:
+        """First observation of a new episode."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool]:
+        """Observation, reward, whether the episode terminated, whether it was cut off by a limit."""
+
+    def snapshot(self) -> bytes:
+        """The whole state, random generators included."""
+
+    def restore(self, snapshot: bytes) -> None:
+        """Goes back to a state."""
+
+    def close(self) -> None:
+        """Frees what the stream holds."""
+
+
+@runtime_checkable
+class HostEnvironment(Protocol):
+    """An environment outside the device, of which any number of streams can be opened; picklable."""
+
+    spec: EnvironmentSpec
+
+    def open(self, seed: Sequence[int]) -> HostStream:
+        """A new stream whose randomness all comes from the seed's words."""
 
 
 @runtime_checkable
@@ -252,6 +318,83 @@ class Weights(Protocol):
 
 
 @runtime_checkable
+class MetaObjective(Protocol):
+    """Judges the parameters that a rule led an agent to, on a validation trajectory that they collected."""
+
+    def init(self, key: Array, trajectory: Trajectory) -> PyTree:
+        """What it keeps for a newborn agent (a value function, moving averages), for trajectories of these shapes."""
+
+    def observe(self, state: PyTree, trajectory: Trajectory, logits: Array) -> tuple[PyTree, dict[str, Array]]:
+        """Learns from a trajectory that the agent learns from; once per agent update, without meta-gradient.
+
+        Args:
+          state: what it keeps for the agent.
+          trajectory: [T, B].
+          logits: of the policy before the update [T+1, B, A].
+
+        Returns:
+          The new state, and numbers to log {name: []}.
+        """
+
+    def __call__(self, state: PyTree, trajectory: Trajectory, logits: Array) -> tuple[Array, dict[str, Array]]:
+        """The loss of each step [T, B], and numbers to log {name: []}.
+
+        Args:
+          state: what it keeps for the agent; it carries no meta-gradient and does not change.
+          trajectory: the validation trajectory [T, B].
+          logits: of the policy that is judged [T+1, B, A]; the meta-gradient flows through them.
+        """
+
+    def formula(self) -> str:
+        """The loss of a step as a short formula."""
+
+
+@runtime_checkable
+class Regularizer(Protocol):
+    """A term of the meta-loss beside the meta-objective.
+
+    Attributes:
+      on: ``updates`` (its mean over the steps of every agent update, and over updates) or ``validation`` (its mean
+        over the validation trajectory, under the final parameters).
+      cost: its weight in the meta-loss.
+    """
+
+    on: str
+    cost: float
+
+    def __call__(self, inputs: RegularizerInputs) -> Array:
+        """The term at each step [T, B]."""
+
+    def formula(self) -> str:
+        """The term as a short formula, without its cost."""
+
+
+@runtime_checkable
+class Lifetime(Protocol):
+    """How long an agent lives before a newborn takes its place."""
+
+    def draw(self, key: Array) -> Array:
+        """A budget of environment steps [] float32."""
+
+
+@runtime_checkable
+class Bandit(Protocol):
+    """Chooses the hyperparameters of newborn agents by how earlier ones fared on the same task."""
+
+    def arms(self) -> dict[str, tuple[float, ...]]:
+        """{hyperparameter: its value in each arm}."""
+
+    def init(self, num_tasks: int) -> PyTree:
+        """What is known before the first lifetime."""
+
+    def choose(self, state: PyTree, key: Array, task: Array) -> Array:
+        """An arm for a newborn agent on a task [] int32."""
+
+    def record(self, state: PyTree, task: Array, arm: Array, score: Array) -> PyTree:
+        """What is known after a lifetime with an arm [] that ended with a score []."""
+
+
+@runtime_checkable
 class Number(Protocol):
     """A number that an agent carries, or that the meta-network emits, in the place of a constant."""
 
@@ -275,8 +418,12 @@ KINDS: dict[str, type] = {
     "suites": Suite,
     "replays": Replay,
     "weights": Weights,
+    "meta_objectives": MetaObjective,
+    "regularizers": Regularizer,
+    "lifetimes": Lifetime,
+    "bandits": Bandit,
     "numbers": Number,
 }
 
-COMPOSITE_KINDS = ("experiments", "agents", "rules", "meta_networks", "settings")
+COMPOSITE_KINDS = ("experiments", "discoveries", "groups", "agents", "rules", "meta_networks", "settings")
 """Kinds of the concrete classes that hold the others together; a field annotated with one takes it or a subclass."""

@@ -151,3 +151,104 @@ class LSTM(nn.Module):
 
     def initial_carry(self, batch: int) -> tuple[Array, Array]:
         return jnp.zeros((batch, self.size)), jnp.zeros((batch, self.size))
+
+
+def gru_step(of_input: Array, of_hidden: Array, hidden: Array) -> Array:
+    """GRU cell from the input's and the hidden state's shares of the gates [..., 3 H], and its hidden state [..., H].
+
+    Ordered reset r, update u, candidate n; n = tanh(n_x + sigmoid(r) n_h), h' = sigmoid(u) h + (1 - sigmoid(u)) n
+    (Cho et al., 2014, with the reset gate after the hidden state's product).
+    """
+    (r_x, u_x, n_x), (r_h, u_h, n_h) = (jnp.split(share, 3, axis=-1) for share in (of_input, of_hidden))
+    update = nn.sigmoid(u_x + u_h)
+    return update * hidden + (1.0 - update) * jnp.tanh(n_x + nn.sigmoid(r_x + r_h) * n_h)
+
+
+class GRU(nn.Module):
+    """A GRU over T steps whose state can be cleared before a step."""
+
+    size: int
+    reverse: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, reset: Array, hidden: Array) -> tuple[Array, Array]:
+        """From x [T, B, D], reset [T, B], hidden state [B, H] to all hidden states [T, B, H] and the last."""
+        of_hidden = self.param("hidden", truncated_normal(), (self.size, 3 * self.size))
+
+        def step(hidden: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            gates, reset = inputs
+            hidden = jnp.where(reset[:, None], 0.0, hidden)
+            hidden = gru_step(gates, hidden @ of_hidden, hidden)
+            return hidden, hidden
+
+        gates = Linear(3 * self.size, name="input")(x)
+        last, every = jax.lax.scan(step, hidden, (gates, reset), reverse=self.reverse)
+        return every, last
+
+
+class Table(nn.Module):
+    """One row of outputs for each state, zero at first: nothing is known of a state that was never visited.
+
+    Rows are gathered, and their gradients added up by scatter; a product with one-hot vectors would cost as many
+    operations per step as there are states. A row out of bounds reads as NaN.
+
+    Attributes:
+      num_states: rows.
+      shape: of a row's outputs.
+    """
+
+    num_states: int
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, state: Array, action: Array | None = None) -> Array:
+        """From states [T, B] to [T, B, *shape]; at actions [T, B], the rows' first axis, to [T, B, *shape[1:]]."""
+        table = self.param("table", nn.initializers.zeros, (self.num_states, *self.shape))
+        index = (state,) if action is None else (state, action)
+        return table.at[index].get(mode="fill", fill_value=jnp.nan)
+
+
+def rotated(x: Array) -> Array:
+    """Rotary position encoding: pairs of channels turned by angles that grow with the step, [T, ..., 2 C].
+
+    Products of two encoded vectors then depend on the distance of their steps alone (Su et al., 2021).
+    """
+    half = x.shape[-1] // 2
+    frequency = 10_000.0 ** (-jnp.arange(half) / half)
+    angle = (jnp.arange(x.shape[0])[:, None] * frequency).reshape(-1, *[1] * (x.ndim - 2), half)
+    one, other = x[..., :half], x[..., half:]
+    turned = (one * jnp.cos(angle) - other * jnp.sin(angle), one * jnp.sin(angle) + other * jnp.cos(angle))
+    return jnp.concatenate(turned, axis=-1)
+
+
+class Attention(nn.Module):
+    """Self-attention of each step to the steps that a mask lets it see.
+
+    Attributes:
+      heads: attention heads; they divide the width.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array) -> Array:
+        """From x [T, B, D] and whether step t sees step s [T, T, B] to [T, B, D]."""
+        width = x.shape[-1]
+        projected = Linear(3 * width, name="projections")(x).reshape(*x.shape[:2], 3 * self.heads, -1)
+        query, key, value = jnp.split(projected, 3, axis=2)
+        scores = jnp.einsum("tbhd,sbhd->tsbh", rotated(query), rotated(key)) * query.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(visible[..., None], scores, -jnp.inf), axis=1)
+        attended = jnp.einsum("tsbh,sbhd->tbhd", weights, value)
+        return Linear(width, name="output")(attended.reshape(x.shape))
+
+
+class LayerNorm(nn.Module):
+    """Each vector to mean 0 and variance 1, then scaled and shifted by parameters (Ba et al., 2016)."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        centred = x - x.mean(axis=-1, keepdims=True)
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        return centred * jax.lax.rsqrt(variance + 1e-6) * scale + bias

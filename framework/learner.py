@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -10,8 +12,59 @@ import jax.numpy as jnp
 
 from framework.interfaces import Optimizer
 from framework.numbers import resolve
-from framework.types import Array, LearnerState, LossInputs, Outputs, Params, PyTree, RuleInputs, Trajectory
+from framework.types import (
+    Array,
+    LearnerState,
+    LossInputs,
+    Outputs,
+    Params,
+    PyTree,
+    RuleCarry,
+    RuleInputs,
+    Trajectory,
+)
 from framework.update_rule import UpdateRule
+
+Given = tuple[Trajectory, dict[str, Array]]
+"""What a loss depends on and no gradient reaches: a trajectory and the agent's hyperparameters."""
+
+Loss = Callable[[Params, dict[str, Array], Given], tuple[Array, dict[str, Array]]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def mixed_mode_gradient(
+    loss: Loss, params: Params, targets: dict[str, Array], given: Given
+) -> tuple[Params, dict[str, Array]]:
+    """The gradient of a loss in the parameters, itself differentiable by forward-over-reverse, and the loss's terms.
+
+    A product with the second derivatives is one forward derivative of a reverse one: nothing of the gradient's own
+    computation is kept for it. Nothing flows back through the terms.
+
+    Source: Oh et al., 2025, Methods; Kemaev et al., 2025.
+    """
+    return jax.grad(loss, has_aux=True)(params, targets, given)
+
+
+def gradient_product(
+    loss: Loss, params: Params, targets: dict[str, Array], given: Given, direction: Params
+) -> tuple[Params, dict[str, Array]]:
+    """The second derivatives of a loss by parameters and (parameters, targets), times a direction of parameters."""
+
+    def gradients(params: Params) -> tuple[Params, dict[str, Array]]:
+        return jax.grad(lambda p, t: loss(p, t, given)[0], argnums=(0, 1))(params, targets)
+
+    return jax.jvp(gradients, (params,), (direction,))[1]
+
+
+def _mixed_mode_forward(loss, params, targets, given):  # type: ignore[no-untyped-def]
+    return mixed_mode_gradient(loss, params, targets, given), (params, targets, given)
+
+
+def _mixed_mode_backward(loss, residuals, cotangents):  # type: ignore[no-untyped-def]
+    return (*gradient_product(loss, *residuals, cotangents[0]), None)
+
+
+mixed_mode_gradient.defvjp(_mixed_mode_forward, _mixed_mode_backward)
 
 
 class Unrolls(Protocol):
@@ -40,7 +93,9 @@ class Learner:
     epochs: int = 1
     minibatches: int = 1
 
-    def init(self, params: Params, hyperparameters: dict[str, Array]) -> LearnerState:
+    def init(
+        self, params: Params, hyperparameters: dict[str, Array], progress_per_update: Array | float = 0.0
+    ) -> LearnerState:
         """State of a newborn agent with the given parameters."""
         return LearnerState(
             params=params,
@@ -49,6 +104,7 @@ class Learner:
             rule_carry=self.rule.initial_carry(),
             hyperparameters=hyperparameters,
             updates=jnp.zeros((), jnp.int32),
+            progress_per_update=jnp.asarray(progress_per_update, jnp.float32),
         )
 
     def rule_inputs(self, state: LearnerState, trajectory: Trajectory) -> RuleInputs:
@@ -66,16 +122,27 @@ class Learner:
             last=trajectory.last,
             weight=trajectory.weight,
             hyperparameters=state.hyperparameters,
-            progress=jnp.zeros(()),
+            progress=state.progress,
         )
 
     def _unroll(self, params: Params, trajectory: Trajectory, action: Array | None = None) -> Outputs:
         return self.network.unroll(params, trajectory.observation, trajectory.last, trajectory.carry, action)
 
-    def loss(
-        self, params: Params, trajectory: Trajectory, targets: dict[str, Array], hyperparameters: dict[str, Array]
-    ) -> tuple[Array, dict[str, Array]]:
+    def aim(
+        self, meta_params: Params, state: LearnerState, trajectory: Trajectory
+    ) -> tuple[dict[str, Array], RuleCarry, RuleInputs]:
+        """The targets of an update, the rule's new carry, and the inputs that both were computed from.
+
+        The targets are computed once, from the parameters before the update; they are differentiable in the
+        meta-parameters and, through the predictions that the meta-network reads, in the parameters.
+        """
+        inputs = self.rule_inputs(state, trajectory)
+        targets, rule_carry = self.rule.targets(meta_params, inputs, state.rule_carry)
+        return targets, rule_carry, inputs
+
+    def loss(self, params: Params, targets: dict[str, Array], given: Given) -> tuple[Array, dict[str, Array]]:
         """Weighted mean over steps of the loss terms [], and the mean of each term {name: []}."""
+        trajectory, hyperparameters = given
         steps = trajectory.action.shape[0]
         outputs, every_action = self._unroll(params, trajectory, trajectory.action), None
         if any(term.every_action for term in self.rule.loss):
@@ -88,49 +155,64 @@ class Learner:
         means = {name: (weight * term).sum() * normalizer for name, term in terms.items()}
         return sum(means.values(), start=jnp.zeros(())), means
 
-    def update(
-        self, meta_params: Params, state: LearnerState, trajectory: Trajectory, key: Array
+    def descend(
+        self, state: LearnerState, trajectory: Trajectory, aim: tuple[dict[str, Array], RuleCarry], key: Array
     ) -> tuple[LearnerState, dict[str, Array]]:
-        """One agent update.
-
-        The targets are computed once, from the parameters before the update; they are differentiable in the
-        meta-parameters and, through the predictions that the meta-network reads, in the parameters.
+        """Moves the parameters towards the targets.
 
         Args:
-          meta_params: the rule's parameters.
-          state: the learner's state.
+          state: the learner's state before the update.
           trajectory: what to learn from [T, B].
+          aim: targets and the rule's new carry.
           key: decides how epochs are split into minibatches.
 
         Returns:
           The new state, and numbers to log {group/name: []}.
         """
-        targets, rule_carry = self.rule.targets(meta_params, self.rule_inputs(state, trajectory), state.rule_carry)
-        learning_rate = resolve(self.optimizer.learning_rate, state.hyperparameters)
+        targets, rule_carry = aim
 
-        def descend(carry: tuple[Params, PyTree], part: tuple[Trajectory, dict[str, Array]]) -> tuple:
+        def step(carry: tuple[Params, PyTree], part: tuple[Trajectory, dict[str, Array]]) -> tuple:
             params, opt_state = carry
-            gradient, terms = jax.grad(self.loss, has_aux=True)(params, *part, state.hyperparameters)
-            change, opt_state = self.optimizer.update(gradient, opt_state, params, learning_rate)
-            metrics = {f"loss/{name}": mean for name, mean in terms.items()}
-            metrics |= {"update/gradient_norm": _norm(gradient), "update/change_norm": _norm(change)}
-            return (jax.tree.map(jnp.add, params, change), opt_state), metrics
+            gradient, terms = mixed_mode_gradient(self.loss, params, part[1], (part[0], state.hyperparameters))
+            change, opt_state = self.optimizer.update(gradient, opt_state, params, self.learning_rate(state))
+            return (jax.tree.map(jnp.add, params, change), opt_state), self.metrics(terms, gradient, change)
 
         carry, parts = (state.params, state.opt_state), (trajectory, targets)
-        if self.epochs == self.minibatches == 1:
-            (params, opt_state), metrics = descend(carry, parts)
+        if self.single_step:
+            (params, opt_state), metrics = step(carry, parts)
         else:
-            (params, opt_state), metrics = self._scan_minibatches(descend, carry, parts, key)
-        return (
-            LearnerState(
-                params=params,
-                opt_state=opt_state,
-                target_params=self._moved_target_params(state),
-                rule_carry=rule_carry,
-                hyperparameters=state.hyperparameters,
-                updates=state.updates + 1,
-            ),
-            metrics,
+            (params, opt_state), metrics = self._scan_minibatches(step, carry, parts, key)
+        return self.moved(state, params, opt_state, rule_carry), metrics
+
+    @property
+    def single_step(self) -> bool:
+        """Whether an update is one step of the optimizer on the whole batch."""
+        return self.epochs == self.minibatches == 1
+
+    def learning_rate(self, state: LearnerState) -> float | Array:
+        """The optimizer's learning rate for an agent."""
+        return resolve(self.optimizer.learning_rate, state.hyperparameters)
+
+    def metrics(self, terms: dict[str, Array], gradient: Params, change: Params) -> dict[str, Array]:
+        """Numbers to log of one step of the optimizer."""
+        means = {f"loss/{name}": mean for name, mean in terms.items()}
+        return means | {"update/gradient_norm": _norm(gradient), "update/change_norm": _norm(change)}
+
+    def update(
+        self, meta_params: Params, state: LearnerState, trajectory: Trajectory, key: Array
+    ) -> tuple[LearnerState, dict[str, Array]]:
+        """One agent update: targets once, then the gradient of the loss towards them; see `aim` and `descend`."""
+        targets, rule_carry, _ = self.aim(meta_params, state, trajectory)
+        return self.descend(state, trajectory, (targets, rule_carry), key)
+
+    def moved(self, state: LearnerState, params: Params, opt_state: PyTree, rule_carry: RuleCarry) -> LearnerState:
+        """The state after an update that led to the given parameters."""
+        return state.replace(
+            params=params,
+            opt_state=opt_state,
+            target_params=self._moved_target_params(state),
+            rule_carry=rule_carry,
+            updates=state.updates + 1,
         )
 
     def _moved_target_params(self, state: LearnerState) -> Params | None:

@@ -1,8 +1,12 @@
-"""Numbers that are not constants: carried by an agent, or emitted by the meta-network."""
+"""Numbers that are not constants: carried by an agent, learned with the rule, or emitted by the meta-network."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
 
 from framework.interfaces import Number
 from framework.registry import component
@@ -26,6 +30,91 @@ class Hyperparameter:
         return hyperparameters[self.name]
 
 
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The numbers between two bounds, as a smooth image of the whole real line.
+
+    Attributes:
+      minimum, maximum: the bounds, which are never reached; ``None`` for no bound.
+    """
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.minimum is not None and self.maximum is not None and self.minimum >= self.maximum:
+            raise ValueError(f"minimum must be below maximum, got {self.minimum} and {self.maximum}")
+
+    def squash(self, x: Array) -> Array:
+        """From any number into the range: a sigmoid between two bounds, a softplus beyond one."""
+        if self.minimum is not None and self.maximum is not None:
+            return self.minimum + (self.maximum - self.minimum) * jax.nn.sigmoid(x)
+        if self.minimum is not None:
+            return self.minimum + jax.nn.softplus(x)
+        if self.maximum is not None:
+            return self.maximum - jax.nn.softplus(-x)
+        return x
+
+    def unsquash(self, value: float) -> float:
+        """The number that is squashed to a value.
+
+        Raises:
+          ValueError: where the value does not lie strictly within the range.
+        """
+        above = math.inf if self.minimum is None else value - self.minimum
+        below = math.inf if self.maximum is None else self.maximum - value
+        if above <= 0 or below <= 0:
+            raise ValueError(f"initial must lie strictly between {self.minimum} and {self.maximum}, got {value}")
+        if self.minimum is not None and self.maximum is not None:
+            return math.log(above / below)
+        if self.minimum is not None:
+            return _inverse_softplus(above)
+        if self.maximum is not None:
+            return -_inverse_softplus(below)
+        return value
+
+
+def _inverse_softplus(y: float) -> float:
+    return y + math.log(-math.expm1(-y))
+
+
+@component("numbers")
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A number that is discovered with the rule: one meta-parameter, the same for all agents and steps.
+
+    Loss terms find it among the targets [T, B], value estimators, features and targets among the hyperparameters [].
+
+    Attributes:
+      name: key in the meta-parameters; the same name is the same number.
+      initial: where discovery starts.
+      minimum, maximum: bounds that it never reaches; ``None`` for no bound.
+    """
+
+    name: str
+    initial: float
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def __post_init__(self) -> None:
+        self.range.unsquash(self.initial)
+
+    @property
+    def range(self) -> Range:
+        return Range(self.minimum, self.maximum)
+
+    def init(self) -> Array:
+        """The meta-parameter that discovery starts from []."""
+        return jnp.asarray(self.range.unsquash(self.initial), jnp.float32)
+
+    def value(self, meta_param: Array) -> Array:
+        """The number that a meta-parameter stands for []."""
+        return self.range.squash(meta_param)
+
+    def resolve(self, hyperparameters: dict[str, Array], targets: dict[str, Array]) -> Array:
+        return (hyperparameters | targets)[self.name]
+
+
 @component("numbers")
 @dataclasses.dataclass(frozen=True)
 class Output:
@@ -41,10 +130,49 @@ class Output:
         return targets[self.target]
 
 
+Carried = Hyperparameter | Learned
+"""Numbers that are known before the targets are: what value estimators, features and targets may be given."""
+
+
 def resolve(
     number: float | Number, hyperparameters: dict[str, Array], targets: dict[str, Array] | None = None
 ) -> float | Array:
-    """The present value of a constant or of a number that is carried or emitted."""
+    """The present value of a constant or of a number that is carried, learned or emitted."""
     if isinstance(number, Number):
         return number.resolve(hyperparameters, targets or {})
     return number
+
+
+def check_fraction(name: str, number: float | Number) -> None:
+    """Refuses a number that may lie outside [0, 1]; what an agent carries is not known yet.
+
+    Raises:
+      ValueError: with the name of the parameter.
+    """
+    inside = _least(number) >= 0.0 and _largest(number) <= 1.0
+    if not inside and not isinstance(number, Hyperparameter | Output):
+        raise ValueError(f"{name} must lie in [0, 1], got {number}")
+
+
+def check_positive(name: str, number: float | Number) -> None:
+    """Refuses a number that may be zero or negative; what an agent carries is not known yet.
+
+    Raises:
+      ValueError: with the name of the parameter.
+    """
+    # The bounds of a learned number are never reached: above a minimum of 0 it is positive.
+    positive = _least(number) >= 0.0 if isinstance(number, Learned) else _least(number) > 0.0
+    if not positive and not isinstance(number, Hyperparameter | Output):
+        raise ValueError(f"{name} must be positive, got {number}")
+
+
+def _least(number: float | Number) -> float:
+    if isinstance(number, Learned) and number.minimum is not None:
+        return number.minimum
+    return -math.inf if isinstance(number, Number) else number
+
+
+def _largest(number: float | Number) -> float:
+    if isinstance(number, Learned) and number.maximum is not None:
+        return number.maximum
+    return math.inf if isinstance(number, Number) else number

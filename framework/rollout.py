@@ -8,20 +8,42 @@ import jax.numpy as jnp
 from framework.agent import Network
 from framework.environment import Batched
 from framework.statistics import count_step, initial_statistics
-from framework.types import ActorState, Array, Params, TimeStep, Trajectory
+from framework.types import ActorState, Array, Params, PyTree, TimeStep, Trajectory
 
 
-def initial_actor(network: Network, environments: Batched, key: Array) -> ActorState:
+def initial_actor(network: Network, environments: Batched, task: PyTree, key: Array) -> ActorState:
     """An agent at the start of an episode in each of its environments."""
-    env_state, time_step = environments.reset(key)
-    carry = network.initial_carry(environments.size)
+    env_state, time_step = environments.reset(key, task)
+    return actor_at(network, env_state, time_step)
+
+
+def actor_at(network: Network, env_state: PyTree, time_step: TimeStep) -> ActorState:
+    """An agent that is shown the first time steps of episodes [E, ...]."""
+    size = time_step.last.shape[0]
+    carry = network.initial_carry(size)
+    return ActorState(env_state=env_state, time_step=time_step, carry=carry, statistics=initial_statistics(size))
+
+
+def choose(network: Network, params: Params, actor: ActorState, key: Array) -> tuple[Array, Array, PyTree]:
+    """Sampled actions [E], the logits they were drawn from [E, A], and the torso's new carry."""
+    logits, carry = network.policy(params, actor.time_step.observation, actor.carry)
+    return jax.random.categorical(key, logits), logits, carry
+
+
+def shown(
+    network: Network, actor: ActorState, carry: PyTree, env_state: PyTree, time_step: TimeStep, dummy: Array | None
+) -> ActorState:
+    """The actor after its environments have shown a new time step."""
     return ActorState(
-        env_state=env_state, time_step=time_step, carry=carry, statistics=initial_statistics(environments.size)
+        env_state=env_state,
+        time_step=time_step,
+        carry=network.cleared(carry, time_step.last),
+        statistics=count_step(actor.statistics, time_step.reward, time_step.last, dummy),
     )
 
 
 def act(
-    network: Network, environments: Batched, params: Params, actor: ActorState, key: Array
+    network: Network, environments: Batched, task: PyTree, params: Params, actor: ActorState, key: Array
 ) -> tuple[ActorState, tuple[Array, Array]]:
     """One step with sampled actions.
 
@@ -29,20 +51,19 @@ def act(
       The actor after the step, the actions [E] and the logits they were drawn from [E, A].
     """
     act_key, env_key = jax.random.split(key)
-    logits, carry = network.policy(params, actor.time_step.observation, actor.carry)
-    action = jax.random.categorical(act_key, logits)
-    env_state, time_step = environments.step(env_key, actor.env_state, action)
-    after = ActorState(
-        env_state=env_state,
-        time_step=time_step,
-        carry=network.cleared(carry, time_step.last),
-        statistics=count_step(actor.statistics, time_step.reward, time_step.last),
-    )
-    return after, (action, logits)
+    action, logits, carry = choose(network, params, actor, act_key)
+    env_state, time_step = environments.step(env_key, task, actor.env_state, action)
+    return shown(network, actor, carry, env_state, time_step, None), (action, logits)
 
 
 def unroll(
-    network: Network, environments: Batched, params: Params, actor: ActorState, key: Array, steps: int
+    network: Network,
+    environments: Batched,
+    task: PyTree,
+    params: Params,
+    actor: ActorState,
+    key: Array,
+    steps: int,
 ) -> tuple[ActorState, Trajectory]:
     """Acts for T steps with sampled actions.
 
@@ -51,7 +72,7 @@ def unroll(
     """
 
     def step(actor: ActorState, key: Array) -> tuple[ActorState, tuple[Array, TimeStep, Array, Array]]:
-        after, (action, logits) = act(network, environments, params, actor, key)
+        after, (action, logits) = act(network, environments, task, params, actor, key)
         return after, (actor.time_step.observation, after.time_step.replace(observation=()), action, logits)
 
     after, (observation, time_step, action, logits) = jax.lax.scan(step, actor, jax.random.split(key, steps))

@@ -14,11 +14,13 @@ class EnvironmentSpec:
       observation_shape: of one observation, without batch axes.
       num_actions: number of discrete actions.
       observation_dtype: its NumPy name.
+      num_states: number of states, where an observation is a state's index; ``None`` for all others.
     """
 
     observation_shape: tuple[int, ...]
     num_actions: int
     observation_dtype: str = "float32"
+    num_states: int | None = None
 
     @property
     def observation_size(self) -> int:

@@ -1,74 +1,87 @@
-"""Training: an agent acts, remembers, and learns with its update rule; one state in, one state out."""
+"""Training and meta-training: a population learns, the rule learns from it; one state in, one state out."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from framework import keys, statistics
-from framework.agent import Network
-from framework.environment import Batched, refuse_mismatched_environment
+from framework import keys
+from framework.discovery import Discovery
+from framework.environment import refuse_mismatched_environment
 from framework.experiment import Experiment
 from framework.keys import Role
-from framework.learner import Learner
-from framework.rollout import initial_actor, unroll
-from framework.types import ActorState, AgentState, Array, LearnerState, Params, TrainState, Trajectory
+from framework.lifecycle import Lifecycle, global_norm
+from framework.parallel import Agents, mean_over_agents, mesh_for
+from framework.population import Population
+from framework.statistics import mean_of, merged
+from framework.types import Array, GroupState, GroupStep, Params, PyTree, TimeStep, TrainState
+
+if TYPE_CHECKING:
+    from framework.worlds import Worlds
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """An experiment bound to its environments and networks; holds no state."""
+    """An experiment bound to its environments, networks and devices; holds no state."""
 
     experiment: Experiment
 
     @functools.cached_property
-    def task(self) -> str:
-        return self.experiment.suite.tasks()[0]
-
-    @functools.cached_property
-    def environments(self) -> Batched:
-        return Batched(self.experiment.suite.environment(self.task), self.experiment.num_environments)
-
-    @functools.cached_property
-    def network(self) -> Network:
-        return self.experiment.agent.network(self.experiment.rule, self.environments.environment.spec)
-
-    @functools.cached_property
-    def learner(self) -> Learner:
+    def populations(self) -> tuple[Population, ...]:
         e = self.experiment
-        return Learner(e.rule, self.network, e.agent.optimizer, epochs=e.epochs, minibatches=e.minibatches)
+        mesh = mesh_for([group.agents for group in e.groups])
+        return tuple(
+            Population(Lifecycle(e.rule, group, e.discovery), index, Agents(group.agents, group.chunk, mesh))
+            for index, group in enumerate(e.groups)
+        )
 
     @property
-    def warm_up_unrolls(self) -> int:
-        """Unrolls before the first update, until the replay holds a batch."""
-        return self.experiment.replay.warm_up_unrolls(self.experiment.num_environments)
+    def lifecycles(self) -> tuple[Lifecycle, ...]:
+        """One of each group."""
+        return tuple(population.lifecycle for population in self.populations)
 
-    def env_steps(self, step: int) -> int:
-        """Environment steps taken after a number of updates, those before the first one included."""
-        unrolls = step + self.warm_up_unrolls
-        return unrolls * self.experiment.num_environments * self.experiment.trajectory_length
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks of all groups."""
+        return tuple(task for lifecycle in self.lifecycles for task in lifecycle.tasks)
 
-    def example_trajectory(self) -> Trajectory:
-        """Shapes of one unroll's trajectory; nothing is computed."""
-        return jax.eval_shape(lambda: self.newborn_and_trajectory(jax.random.key(0)))[1]
+    @property
+    def updates_per_step(self) -> int:
+        """Agent updates of a step."""
+        return 1 if self.experiment.discovery is None else self.experiment.discovery.new_updates
 
-    def newborn_and_trajectory(self, key: Array) -> tuple[LearnerState, Trajectory]:
-        """A newborn agent's learner and the first trajectory it would collect."""
-        newborn_key, act_key = jax.random.split(key)
-        learner, actor = self.newborn(newborn_key)
-        return learner, self.act(learner, actor, act_key)[1]
+    def env_steps(self, step: int, state: TrainState | None = None) -> int:
+        """Environment steps of all agents after a number of steps, those before the first update included.
+
+        Agents born later act before their first update too; these steps count towards their lives only. With the
+        state, time steps that no environment made are left out.
+        """
+        dummies = 0 if state is None else sum(int(group.dummy_steps) for group in state.groups)
+        return self._time_steps(step) - dummies
+
+    def _time_steps(self, step: int) -> int:
+        return sum(
+            population.count * (step * life.env_steps_per_step + life.warm_up_unrolls * life.env_steps_per_unroll)
+            for population, life in zip(self.populations, self.lifecycles, strict=True)
+        )
+
+    # Before the first step
 
     def initial_meta_params(self, key: Array) -> Params:
         """Meta-parameters drawn at random; ``{}`` for a static rule."""
-        agent_key, rule_key = jax.random.split(key)
-        learner, trajectory = self.newborn_and_trajectory(agent_key)
-        return self.experiment.rule.init(rule_key, self.learner.rule_inputs(learner, trajectory))
+        return self.lifecycles[0].initial_meta_params(key)
 
-    def init(self) -> TrainState:
-        """The state before the first update: a newborn agent, its replay filled as far as a batch needs.
+    def init(self, worlds: Worlds | None = None) -> TrainState:
+        """The state before the first update: newborn agents, their replays filled as far as a batch needs.
+
+        Args:
+          worlds: the environments outside the device, where the experiment has any.
 
         Raises:
           UserError: where the rule's weights cannot be had.
@@ -76,92 +89,228 @@ class Trainer:
         root = keys.root_key(self.experiment.seed)
         initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
         meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
-        return jax.jit(self.init_with)(jax.tree.map(jnp.asarray, meta_params), root)
+        meta_params = jax.tree.map(jnp.asarray, meta_params)
+        if worlds is None:
+            return jax.jit(self.init_with)(meta_params, root)
+        return worlds.warmed_up(jax.jit(self.init_with)(meta_params, root, worlds.first_shown(root)))
 
-    def init_with(self, meta_params: Params, root: Array) -> TrainState:
-        """The state before the first update, with the rule's parameters and the root key given."""
-        agent = self._initial_agent(root)
-        step = jnp.zeros((), jnp.int32)
-        _, metrics = jax.eval_shape(self._agent_step, meta_params, agent, root, step)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
-        return TrainState(step=step, root_key=root, meta_params=meta_params, agent=agent, metrics=zeros)
+    def init_with(self, meta_params: Params, root: Array, shown: Mapping[int, TimeStep] | None = None) -> TrainState:
+        """The state before the first update, with the rule's parameters and the root key given.
+
+        Args:
+          meta_params: the rule's parameters.
+          root: the run's root key.
+          shown: {group: what its environments on the host show first [P, E, ...]}.
+        """
+        discovery = self.experiment.discovery
+        meta_optimizer: PyTree = ()
+        if discovery is not None and not discovery.separate_optimizers:
+            meta_optimizer = discovery.optimizer.init(meta_params)
+        groups = tuple(
+            population.init(meta_params, root, (shown or {}).get(population.index)) for population in self.populations
+        )
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            root_key=root,
+            meta_params=meta_params,
+            meta_optimizer=meta_optimizer,
+            groups=groups,
+            means={},
+        )
+        after = jax.eval_shape(self._imagined_step, state)
+        measured = [
+            group.replace(means=_zeros(new.means), counts=_zeros(new.counts))
+            for group, new in zip(state.groups, after.groups, strict=True)
+        ]
+        return state.replace(groups=tuple(measured), means=_zeros(after.means))
 
     def state_shapes(self) -> TrainState:
-        """Shapes of the whole state, from tracing a first update; nothing is computed.
+        """Shapes of the whole state, from tracing a first step; nothing is computed.
 
         Raises:
-          UserError: where the environment is not what it says it is, or the parts do not fit together.
+          UserError: where an environment is not what it says it is, or the parts do not fit together.
         """
-        refuse_mismatched_environment(self.environments.environment)
+        shown = {}
+        for population in self.populations:
+            lifecycle = population.lifecycle
+            if lifecycle.on_host:
+                shown[population.index] = population.shown_shapes
+                continue
+            for task in lifecycle.tasks:
+                refuse_mismatched_environment(lifecycle.environments.environment, lifecycle.group.suite.level(task))
         root = jax.ShapeDtypeStruct((2,), jnp.uint32)
-        return jax.eval_shape(self.init_with, self.meta_params_shapes(), root)
+        return jax.eval_shape(self.init_with, self.meta_params_shapes(), root, shown)
 
     def meta_params_shapes(self) -> Params:
         """Shapes of the meta-parameters; nothing is computed."""
         return jax.eval_shape(lambda: self.initial_meta_params(jax.random.key(0)))
 
-    def newborn(self, key: Array) -> tuple[LearnerState, ActorState]:
-        """A newborn agent's learner, and the agent at the start of its environments."""
-        params_key, reset_key = jax.random.split(key)
-        hyperparameters = {k: jnp.asarray(v, jnp.float32) for k, v in self.experiment.hyperparameters().items()}
-        learner = self.learner.init(self.network.init(params_key), hyperparameters)
-        return learner, initial_actor(self.network, self.environments, reset_key)
+    @property
+    def on_host(self) -> bool:
+        """Whether any environments are outside the device."""
+        return any(lifecycle.on_host for lifecycle in self.lifecycles)
 
-    def _initial_agent(self, root: Array) -> AgentState:
-        learner, actor = self.newborn(keys.role_key(root, Role.PARAMS))
-        replay = self.experiment.replay.init(self.example_trajectory())
+    # Steps
 
-        def act(step: Array, carry: tuple) -> tuple:
-            actor, replay = carry
-            actor, trajectory = self.act(learner, actor, keys.step_key(root, step, Role.WARM_UP))
-            return actor, self.experiment.replay.insert(replay, trajectory)
+    def steps(self, state: TrainState, count: int, worlds: Worlds | None = None) -> TrainState:
+        """The state after a number of steps; what is measured is summed up in it.
 
-        actor, replay = jax.lax.fori_loop(0, self.warm_up_unrolls, act, (actor, replay))
-        return AgentState(learner=learner, actor=actor, replay=replay)
-
-    def act(self, learner: LearnerState, actor: ActorState, key: Array) -> tuple[ActorState, Trajectory]:
-        """One unroll of the agent in its environments."""
-        length = self.experiment.trajectory_length
-        return unroll(self.network, self.environments, learner.params, actor, key, length)
-
-    def _agent_step(
-        self, meta_params: Params, agent: AgentState, root: Array, step: Array
-    ) -> tuple[AgentState, dict[str, Array]]:
-        """One round of acting, remembering, learning; with the numbers to log {name: []}."""
-        replay = self.experiment.replay
-        actor, fresh = self.act(agent.learner, agent.actor, keys.step_key(root, step, Role.ACT))
-        memory = replay.insert(agent.replay, fresh)
-        batch = replay.sample(memory, keys.step_key(root, step, Role.REPLAY), fresh)
-        minibatch_key = keys.step_key(root, step, Role.MINIBATCHES)
-        learner, losses = self.learner.update(meta_params, agent.learner, batch, minibatch_key)
-        episodes, statistics_ = statistics.read(actor.statistics)
-        metrics = dict(losses)
-        metrics |= {f"episode/{name}": value for name, value in episodes.items()} | {"updates": jnp.ones(())}
-        return AgentState(learner=learner, actor=actor.replace(statistics=statistics_), replay=memory), metrics
+        Args:
+          state: its buffers are given away.
+          count: number of steps.
+          worlds: the environments outside the device, where the experiment has any.
+        """
+        if worlds is None:
+            return self.device_steps(state, jnp.asarray(count, jnp.int32))
+        for _ in range(count):
+            state = worlds.step(state)
+        return state
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def steps(self, state: TrainState, count: Array) -> TrainState:
-        """The state after a number of updates; metrics are summed up in it."""
+    def device_steps(self, state: TrainState, count: Array) -> TrainState:
+        """`steps` where all environments are on the device: one program."""
+        return jax.lax.fori_loop(0, count, lambda _, state: self._step(state), state)
 
-        def body(_: Array, state: TrainState) -> TrainState:
-            agent, metrics = self._agent_step(state.meta_params, state.agent, state.root_key, state.step)
-            summed = jax.tree.map(jnp.add, state.metrics, metrics)
-            return state.replace(step=state.step + 1, agent=agent, metrics=summed)
+    def counter(self, state: TrainState) -> Array:
+        """Updates that an agent that lived from the beginning has made []."""
+        return state.step * self.updates_per_step
 
-        return jax.lax.fori_loop(0, count, body, state)
+    def _step(self, state: TrainState) -> TrainState:
+        return self.finish(state, [self.group_step(state, population.index) for population in self.populations])
+
+    def _imagined_step(self, state: TrainState) -> TrainState:
+        """A step for its shapes: what environments on the host would show is zero."""
+        parts = [
+            (population.imagined if population.lifecycle.on_host else population).step(
+                state.meta_params, group.agents, state.root_key, self.counter(state)
+            )
+            for population, group in zip(self.populations, state.groups, strict=True)
+        ]
+        return self.finish(state, parts)
+
+    def group_step(self, state: TrainState, index: int) -> GroupStep:
+        """A group's part of a step: its agents act and learn and, for a discovery, say where the rule should move."""
+        population, agents = self.populations[index], state.groups[index].agents
+        return population.step(state.meta_params, agents, state.root_key, self.counter(state))
+
+    def finish(self, state: TrainState, parts: Sequence[GroupStep]) -> TrainState:
+        """The rule moves, lives that are over begin anew (but those on the host), what was measured is summed up."""
+        if self.experiment.discovery is not None:
+            state, parts = self._moved(state, parts, self.experiment.discovery)
+        groups = [
+            self._lived(state, population, group, part)
+            for population, group, part in zip(self.populations, state.groups, parts, strict=True)
+        ]
+        return state.replace(step=state.step + 1, groups=tuple(groups))
+
+    def _moved(
+        self, state: TrainState, parts: Sequence[GroupStep], discovery: Discovery
+    ) -> tuple[TrainState, list[GroupStep]]:
+        """The state with the rule moved by the agents' meta-gradients; the agents with their own optimizers' states."""
+        pairs = list(zip(self.populations, parts, strict=True))
+        gradients = _joined([population.agents.gathered(part.gradient) for population, part in pairs])
+        sound = jnp.concatenate([part.sound for part in parts])
+        optimizers = _joined([part.agents.meta_optimizer for part in parts])
+        change, optimizers, meta_optimizer = self._meta_change(state, gradients, sound, optimizers, discovery)
+        moved, first = [], 0
+        for population, part in pairs:
+            places = slice(first, first + population.count)
+            first += population.count
+            own = jax.tree.map(lambda x, p=places: x[p], optimizers)
+            moved.append(part.replace(agents=part.agents.replace(meta_optimizer=own)))
+        measured = {
+            "meta/change_norm": mean_of(global_norm(change)),
+            "meta/mean_gradient_norm": mean_of(global_norm(mean_over_agents(gradients, sound * 1.0))),
+            "meta/parameter_norm": mean_of(global_norm(state.meta_params)),
+        }
+        state = state.replace(
+            meta_params=jax.tree.map(jnp.add, state.meta_params, change),
+            meta_optimizer=meta_optimizer,
+            means=merged(state.means, measured) if state.means else measured,
+        )
+        return state, moved
+
+    def _meta_change(
+        self, state: TrainState, gradients: Params, sound: Array, optimizers: PyTree, discovery: Discovery
+    ) -> tuple[Params, PyTree, PyTree]:
+        """The change of the meta-parameters, and the optimizers' new states.
+
+        An agent that is lost contributes nothing, and its optimizer stays as it was; a change that is not finite
+        is none.
+        """
+        optimizer, weight = discovery.optimizer, sound.astype(jnp.float32)
+        rate = optimizer.learning_rate
+
+        def update(gradient: Params, opt_state: PyTree) -> tuple[Params, PyTree]:
+            return optimizer.update(gradient, opt_state, state.meta_params, rate)
+
+        if discovery.separate_optimizers:
+            changes, moved = jax.vmap(update)(gradients, optimizers)
+            optimizers = jax.tree.map(lambda n, o: jnp.where(_column(sound, n), n, o), moved, optimizers)
+            change, shared = mean_over_agents(changes, weight), state.meta_optimizer
+        else:
+            change, moved = update(mean_over_agents(gradients, weight), state.meta_optimizer)
+            shared = jax.tree.map(lambda n, o: jnp.where(sound.any(), n, o), moved, state.meta_optimizer)
+        finite = jnp.isfinite(global_norm(change)) & sound.any()
+        return jax.tree.map(lambda x: jnp.where(finite, x, 0.0), change), optimizers, shared
+
+    def _lived(self, state: TrainState, population: Population, group: GroupState, part: GroupStep) -> GroupState:
+        """The group after its part of a step."""
+        dummies = part.means["dummy_steps"].total.astype(jnp.int32)
+        means = {name: mean for name, mean in part.means.items() if name != "dummy_steps"}
+        lost = jnp.zeros(population.count, bool) if part.sound is None else ~part.sound
+        over = population.over(part.agents, lost)
+        group = group.replace(
+            agents=part.agents,
+            dummy_steps=group.dummy_steps + dummies,
+            means=merged(group.means, means) if group.means else means,
+        )
+        if not population.lives_end:
+            return group
+        counts = {"agents/lives_completed": (over & ~lost).sum() * 1.0, "agents/lost": lost.sum() * 1.0}
+        group = group.replace(counts=jax.tree.map(jnp.add, group.counts, counts) if group.counts else counts)
+        if population.lifecycle.on_host:
+            return group
+        counter = self.counter(state) + self.updates_per_step
+        agents, bandit = population.recycled(group, state.root_key, counter, over)
+        return group.replace(agents=agents, bandit=bandit)
 
 
-def mean_metrics(state: TrainState) -> dict[str, float]:
-    """Means since the metrics were last reset; NaN for the return where no episode was completed."""
-    sums = {name: float(value) for name, value in jax.device_get(state.metrics).items()}
-    updates, episodes = max(sums.pop("updates"), 1.0), sums.pop("episode/completed")
-    means = {"episode/completed": episodes}
-    for name in ("return", "length"):
-        total = sums.pop(f"episode/{name}_sum")
-        means[f"episode/{name}"] = total / episodes if episodes else float("nan")
-    return means | {name: value / updates for name, value in sums.items()}
+def _joined(trees: list[PyTree]) -> PyTree:
+    """Leaves of all groups' agents, one after another."""
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
 
 
-def with_metrics_reset(state: TrainState) -> TrainState:
-    """The state with metrics that start to sum anew."""
-    return state.replace(metrics=jax.tree.map(jnp.zeros_like, state.metrics))
+def _column(condition: Array, like: Array) -> Array:
+    return condition.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _zeros(shapes: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def measured(state: TrainState) -> dict[str, float]:
+    """Means and counts since they were last reset {name: number}; NaN for a mean that has seen nothing.
+
+    Over several groups, means are weighted by what each has seen, and counts are summed.
+    """
+    means: dict[str, tuple[float, float]] = {}
+    for part in (state, *state.groups):
+        for name, mean in jax.device_get(part.means).items():
+            total, weight = means.get(name, (0.0, 0.0))
+            means[name] = (total + float(mean.total), weight + float(mean.weight))
+    numbers = {name: total / weight if weight else math.nan for name, (total, weight) in means.items()}
+    numbers["episode/completed"] = means["episode/return"][1]
+    for name, (_, weight) in means.items():
+        if name.startswith("return/"):
+            numbers[name.replace("return/", "completed/", 1)] = weight
+    for group in state.groups:
+        for name, count in jax.device_get(group.counts).items():
+            numbers[name] = numbers.get(name, 0.0) + float(count)
+    return numbers
+
+
+def with_measurements_reset(state: TrainState) -> TrainState:
+    """The state with means and counts that start anew."""
+    groups = tuple(group.replace(means=_zeros(group.means), counts=_zeros(group.counts)) for group in state.groups)
+    return state.replace(groups=groups, means=_zeros(state.means))

@@ -165,6 +165,43 @@ class LossInputs(struct.PyTreeNode):
         )
 
 
+class RegularizerInputs(struct.PyTreeNode):
+    """What a regularizer of the meta-objective sees of a training update or of the validation trajectory.
+
+    Attributes:
+      outputs: {head: [T, B, ...]} of the parameters before the update, of the final ones on validation;
+        action-conditional heads at the action taken.
+      target_outputs: the same from the target network; ``None`` on validation, and for rules without one.
+      targets: {target: [T, B, ...]} of the update; empty on validation.
+      action, weight: as in `Trajectory` [T, B].
+    """
+
+    outputs: Outputs
+    target_outputs: Outputs | None
+    targets: dict[str, Array]
+    action: Array
+    weight: Array
+
+
+class Experience(struct.PyTreeNode):
+    """What N agent updates learned from, so that they can be made again.
+
+    Attributes:
+      trajectories: [N, T, B, ...].
+      keys: of the updates' minibatches [N].
+      valid: whether an update took place; where not, it is passed over [N]. ``None``: all did.
+    """
+
+    trajectories: Trajectory
+    keys: Array
+    valid: Array | None = None
+
+    @property
+    def count(self) -> Array | int:
+        """Number of updates that took place, at least 1."""
+        return self.keys.shape[0] if self.valid is None else jnp.maximum(1.0, self.valid.sum())
+
+
 class EpisodeStatistics(struct.PyTreeNode):
     """Returns of the running episodes, and sums over those completed since the last reading.
 
@@ -172,6 +209,7 @@ class EpisodeStatistics(struct.PyTreeNode):
       running_return, running_length: of each environment's episode so far [E].
       completed: number of episodes completed [].
       return_sum, length_sum: over the completed episodes [].
+      dummy_steps: time steps that were none of the environments', but resets shown late [].
     """
 
     running_return: Array
@@ -179,6 +217,7 @@ class EpisodeStatistics(struct.PyTreeNode):
     completed: Array
     return_sum: Array
     length_sum: Array
+    dummy_steps: Array
 
 
 class RuleCarry(struct.PyTreeNode):
@@ -198,6 +237,7 @@ class LearnerState(struct.PyTreeNode):
       rule_carry: what the rule carries between updates (lifetime core, moving averages).
       hyperparameters: {name: []}.
       updates: agent updates made [] int32.
+      progress_per_update: share of its lifetime that an update takes []; 0 where lifetimes have no end.
     """
 
     params: Params
@@ -206,6 +246,12 @@ class LearnerState(struct.PyTreeNode):
     rule_carry: RuleCarry
     hyperparameters: dict[str, Array]
     updates: Array
+    progress_per_update: Array
+
+    @property
+    def progress(self) -> Array:
+        """Fraction of the lifetime that is over []."""
+        return jnp.minimum(1.0, self.updates * self.progress_per_update)
 
 
 class ActorState(struct.PyTreeNode):
@@ -217,27 +263,157 @@ class ActorState(struct.PyTreeNode):
     statistics: EpisodeStatistics
 
 
+class Life(struct.PyTreeNode):
+    """An agent's lifetime: on what, with what, how long, and how well so far.
+
+    Attributes:
+      task: what its environments are reset to, drawn at birth.
+      task_index: which of the group's tasks it is [] int32.
+      arm: which of the bandit's arms its hyperparameters are from [] int32.
+      age, budget: environment steps lived, and at which of them life ends [] int32.
+      births: agents that have lived in this place before [] int32.
+      return_sum, return_weight: exponentially weighted sums over the episodes completed []; their quotient is the
+        score of the lifetime.
+    """
+
+    task: PyTree
+    task_index: Array
+    arm: Array
+    age: Array
+    budget: Array
+    births: Array
+    return_sum: Array
+    return_weight: Array
+
+    @property
+    def score(self) -> Array:
+        """The mean return of the latest episodes []; NaN before the first one."""
+        return self.return_sum / self.return_weight
+
+
+class Window(struct.PyTreeNode):
+    """What the next meta-gradient reaches back to, where the window moves by fewer updates than it is long.
+
+    Attributes:
+      start: the learner before the window's first update.
+      trajectories: the batches learned from since [N - S, T, B, ...].
+      valid: whether the agent had been born by then [N - S].
+    """
+
+    start: LearnerState
+    trajectories: Trajectory
+    valid: Array
+
+
 class AgentState(struct.PyTreeNode):
-    """One agent: what it learned, where it stands, and what it remembers."""
+    """One agent: what it learned, where it stands, what it remembers, and what the rule's discovery keeps of it.
+
+    Attributes:
+      learner: parameters, and all else that an update reads and writes.
+      actor: where it stands in its environments.
+      replay: what it remembers.
+      life: its lifetime.
+      window: what the next meta-gradient reaches back to; ``()`` where the window moves by its whole length.
+      objective: what the meta-objective keeps (its value function); ``()`` without discovery.
+      meta_optimizer: of its meta-gradients; outlives it; ``()`` where agents share one.
+    """
 
     learner: LearnerState
     actor: ActorState
     replay: PyTree
+    life: Life
+    window: PyTree = ()
+    objective: PyTree = ()
+    meta_optimizer: PyTree = ()
+
+
+class Place(struct.PyTreeNode):
+    """What an agent is born to.
+
+    Attributes:
+      task_index: its task [] int32.
+      arm: the bandit's arm that its hyperparameters are from [] int32.
+      births: agents that have lived there before [] int32.
+      share: of the budget drawn that it lives []: less than 1 makes agents start staggered.
+    """
+
+    task_index: Array
+    arm: Array
+    births: Array
+    share: Array
+
+
+class Collected(struct.PyTreeNode):
+    """What an agent's meta-gradient is computed from.
+
+    Attributes:
+      start, next_start: its learner before this window's first update, and before the next one's.
+      experience: what the window's updates learned from.
+      validation: a trajectory of the parameters they led to.
+    """
+
+    start: LearnerState
+    next_start: LearnerState
+    experience: Experience
+    validation: Trajectory
+
+
+class Mean(struct.PyTreeNode):
+    """A running mean as the sum of what was seen, and of its weights []."""
+
+    total: Array
+    weight: Array
+
+
+class GroupStep(struct.PyTreeNode):
+    """A group's part of a step.
+
+    Attributes:
+      agents: after it [P, ...].
+      gradient: their meta-gradients [P, ...]; ``None`` where the rule is frozen.
+      sound: whose numbers are not lost [P]; ``None`` where the rule is frozen.
+      means: running means to log.
+    """
+
+    agents: AgentState
+    gradient: Params | None
+    sound: Array | None
+    means: dict[str, Mean]
+
+
+class GroupState(struct.PyTreeNode):
+    """The agents of a group [P, ...], what its bandit knows, and what was measured since the last logged point.
+
+    Attributes:
+      agents: every leaf with a leading axis P.
+      bandit: ``()`` without one.
+      dummy_steps: time steps so far that were none of the environments' [] int32.
+      means: {name: running mean}.
+      counts: {name: how often something happened []}.
+    """
+
+    agents: AgentState
+    bandit: PyTree
+    dummy_steps: Array
+    means: dict[str, Mean]
+    counts: dict[str, Array]
 
 
 class TrainState(struct.PyTreeNode):
     """The whole state of a run; nothing else survives a step, and this alone is checkpointed.
 
     Attributes:
-      step: agent updates made [] int32.
+      step: meta-steps made, or agent updates where the rule is frozen [] int32.
       root_key: key data all randomness is folded from [2] uint32.
       meta_params: the update rule's parameters; ``{}`` for static rules.
-      agent: the agent.
-      metrics: {name: []} sums since the last logged point.
+      meta_optimizer: of the mean meta-gradient, where agents share one optimizer; else ``()``.
+      groups: the population.
+      means: of the meta-step's own numbers.
     """
 
     step: Array
     root_key: Array
     meta_params: Params
-    agent: AgentState
-    metrics: dict[str, Array]
+    meta_optimizer: PyTree
+    groups: tuple[GroupState, ...]
+    means: dict[str, Mean]

@@ -6,15 +6,20 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import jax.numpy as jnp
+
 from framework.errors import UserError, closest, did_you_mean
 from framework.interfaces import Head, LossTerm, Normalizer, ValueEstimator, ValueHead
 from framework.meta_network import MetaNetwork
-from framework.numbers import resolve
+from framework.numbers import Hyperparameter, Learned, resolve
 from framework.registry import Problem, component
 from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleCarry, RuleInputs
 
 POLICY = "logits"
 """Name of the head that acts."""
+
+NUMBERS = "numbers"
+"""Where the meta-parameters hold the learned numbers, beside those of the meta-network's parts."""
 
 
 @component("rules")
@@ -50,6 +55,11 @@ class UpdateRule:
     def uses_target_network(self) -> bool:
         return self.target_decay is not None
 
+    @property
+    def learned_numbers(self) -> tuple[Learned, ...]:
+        """The numbers that are discovered with the rule, each once."""
+        return tuple(dict.fromkeys(part for part in parts(self) if isinstance(part, Learned)))
+
     def head(self, name: str) -> Head:
         return next(head for head in self.heads if head.name == name)
 
@@ -60,11 +70,22 @@ class UpdateRule:
 
     def init(self, key: Array, inputs: RuleInputs) -> Params:
         """Meta-parameters drawn at random, for inputs of the given shapes; ``{}`` for a static rule."""
+        numbers = {number.name: number.init() for number in self.learned_numbers}
+        meta_params = {NUMBERS: numbers} if numbers else {}
+        inputs = self.with_learned_numbers(meta_params, inputs)
         estimates, _ = self.estimate(inputs, self.initial_carry().normalizer)
-        return self.meta_network.init(key, inputs, estimates)
+        return meta_params | self.meta_network.init(key, inputs, estimates)
+
+    def with_learned_numbers(self, meta_params: Params, inputs: RuleInputs) -> RuleInputs:
+        """The inputs, with the learned numbers among the hyperparameters."""
+        numbers = {number.name: number.value(meta_params[NUMBERS][number.name]) for number in self.learned_numbers}
+        return inputs.replace(hyperparameters=inputs.hyperparameters | numbers)
 
     def estimate(self, inputs: RuleInputs, carry: PyTree) -> tuple[Estimates | None, PyTree]:
-        """Values, returns and advantages of a trajectory, and the normalizer's new carry."""
+        """Values, returns and advantages of a trajectory, and the normalizer's new carry.
+
+        Learned numbers must be among the inputs' hyperparameters; see `with_learned_numbers`.
+        """
         if self.value_estimator is None:
             return None, carry
         estimates = self.value_estimator(inputs, cast(ValueHead, self.head(self.value_estimator.head)))
@@ -73,10 +94,18 @@ class UpdateRule:
         return self.normalizer(estimates, inputs.weight, carry)
 
     def targets(self, meta_params: Params, inputs: RuleInputs, carry: RuleCarry) -> tuple[dict[str, Array], RuleCarry]:
-        """What the heads shall move to {target: [T, B, ...]}, and the rule's new carry."""
+        """What the heads shall move to {target: [T, B, ...]}, and the rule's new carry.
+
+        Learned numbers are among the targets too, the same at each step [T, B]: what flows from the meta-parameters
+        into the loss flows through the targets alone.
+        """
+        inputs = self.with_learned_numbers(meta_params, inputs)
         estimates, normalizer = self.estimate(inputs, carry.normalizer)
-        targets, lifetime = self.meta_network(meta_params, inputs, estimates, carry.lifetime)
-        return targets, RuleCarry(lifetime=lifetime, normalizer=normalizer)
+        of_network = {name: params for name, params in meta_params.items() if name != NUMBERS}
+        targets, lifetime = self.meta_network(of_network, inputs, estimates, carry.lifetime)
+        numbers = {number.name: inputs.hyperparameters[number.name] for number in self.learned_numbers}
+        per_step = {name: jnp.broadcast_to(value, inputs.action.shape) for name, value in numbers.items()}
+        return targets | per_step, RuleCarry(lifetime=lifetime, normalizer=normalizer)
 
     def loss_terms_per_step(self, inputs: LossInputs, hyperparameters: dict[str, Array]) -> dict[str, Array]:
         """Each term times its cost {term: [T, B]}.
@@ -131,17 +160,14 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
             yield Problem(target, "name", f"two components claim the target '{target.name}'")
         targets[target.name] = target
 
+    yield from _number_problems(rule, targets)
+
     read = {POLICY}
     if POLICY not in heads:
         yield Problem(rule, "heads", f"no head is called '{POLICY}', which the agent acts by: add @heads.Policy()")
     for part in parts(rule):
-        for field in ("head", "policy"):
-            if (name := _named(part, field)) is not None:
-                read.add(name)
-                if name not in heads:
-                    yield Problem(part, field, f"there is no head '{name}'{_near(name, heads)}")
-        if (name := _named(part, "target")) is not None and name not in targets:
-            yield Problem(part, "target", f"there is no target '{name}'{_near(name, targets)}")
+        read.update(name for field in ("head", "policy") if (name := _named(part, field)) is not None)
+        yield from problems_of_names(rule, part)
         if getattr(part, "source", None) == "target" and not rule.uses_target_network:
             yield Problem(part, "source", "the rule has no target network: bind UpdateRule.target_decay")
     for name, head in heads.items():
@@ -154,6 +180,32 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
         yield Problem(estimator, "head", f"the head '{estimator.head}' does not predict values")
 
 
-def _near(name: str, names: dict[str, Any]) -> str:
+def _number_problems(rule: UpdateRule, targets: dict[str, Any]) -> Iterator[Problem]:
+    carried = {part.name for part in parts(rule) if isinstance(part, Hyperparameter)}
+    numbers: dict[str, Learned] = {}
+    for number in rule.learned_numbers:
+        if numbers.setdefault(number.name, number) != number:
+            yield Problem(number, "initial", f"the learned number '{number.name}' is configured in two ways")
+        if number.name in targets:
+            yield Problem(number, "name", f"a target is called '{number.name}' too: rename one of them")
+        if number.name in carried:
+            yield Problem(number, "name", f"a hyperparameter is called '{number.name}' too: rename one of them")
+
+
+def problems_of_names(rule: UpdateRule, part: Any) -> Iterator[Problem]:
+    """Heads and targets that a component names and the rule does not have."""
+    names = {
+        "head": [head.name for head in rule.heads],
+        "policy": [head.name for head in rule.heads],
+        "target": [target.name for target in rule.meta_network.targets],
+    }
+    for field, known in names.items():
+        name = _named(part, field)
+        if name is not None and name not in known:
+            what = "target" if field == "target" else "head"
+            yield Problem(part, field, f"there is no {what} '{name}'{_near(name, known)}")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
     """How a message goes on after a name that does not exist."""
     return "." + (did_you_mean(closest(name, names)) or f" There are: {', '.join(names) or 'none'}.")

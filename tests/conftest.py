@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
-import components  # noqa: E402, F401  # whatever a test loads may name all shipped components
+import components.everything  # noqa: E402, F401  # whatever a test loads may name all shipped components
 
 # An example that compiles takes far longer than the others; the same examples in every run.
 hypothesis.settings.register_profile("rulespace", deadline=None, derandomize=True, database=None)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import components
+import components.everything
 from components import heads, loss_terms, optimizers
 from components.meta_networks import features
 from framework import testing
@@ -91,8 +91,8 @@ class LeakyEstimator:
     head: str = "v"
 
     def __call__(self, inputs: RuleInputs, head: heads.Value) -> Estimates:
-        values = head.read(inputs.outputs[self.head])
-        returns = jax.lax.stop_gradient(inputs.reward + values[1:])
+        values = jax.lax.stop_gradient(head.read(inputs.outputs[self.head]))
+        returns = inputs.reward + values[1:]
         return Estimates(values, returns, advantages=returns - values[:-1], errors=returns - values[:-1])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ from framework.evaluate import episode_returns
 from framework.meta_network import MetaNetwork
 from framework.rollout import initial_actor, unroll
 from framework.specs import EnvironmentSpec
-from framework.testing import check_environment
-from framework.types import Array, TimeStep, Trajectory
+from framework.testing import check_environment, check_suite
+from framework.types import Array, PyTree, TimeStep, Trajectory
 from framework.update_rule import UpdateRule
 
 RULE = UpdateRule(
@@ -41,10 +42,13 @@ class Counter:
     limit: int = 10**6
     spec: EnvironmentSpec = EnvironmentSpec((1,), 2)
 
-    def reset(self, key: Array) -> tuple[Array, Array]:
+    def draw_task(self, key: Array, level: PyTree) -> PyTree:
+        return level
+
+    def reset(self, key: Array, task: PyTree) -> tuple[Array, Array]:
         return jnp.zeros(()), jnp.zeros(1)
 
-    def step(self, key: Array, state: Array, action: Array) -> tuple[Array, TimeStep]:
+    def step(self, key: Array, task: PyTree, state: Array, action: Array) -> tuple[Array, TimeStep]:
         count = state + 1.0
         return count, TimeStep(observation=count[None], reward=count, discount=jnp.ones(()), last=count == self.limit)
 
@@ -53,11 +57,12 @@ def play(environment: CatchEnvironment | Counter, lengths: tuple[int, ...], size
     """Trajectories of the given lengths, one after another."""
     network, batched = AGENT.network(RULE, environment.spec), Batched(environment, size)
     params = jax.jit(network.init)(jax.random.key(0))
-    actor = initial_actor(network, batched, jax.random.key(1))
+    task = environment.draw_task(jax.random.key(3), ())
+    actor = initial_actor(network, batched, task, jax.random.key(1))
     trajectories = []
     for index, length in enumerate(lengths):
-        actor, trajectory = jax.jit(unroll, static_argnums=(0, 1, 5))(
-            network, batched, params, actor, jax.random.key(2 + index), length
+        actor, trajectory = jax.jit(unroll, static_argnums=(0, 1, 6))(
+            network, batched, task, params, actor, jax.random.key(4 + index), length
         )
         trajectories.append(trajectory)
     return trajectories
@@ -101,31 +106,33 @@ def test_the_same_key_is_the_same_play() -> None:
 def test_catch_is_played_as_described() -> None:
     environment = Catch(rows=8, columns=8).environment("catch")
     step = jax.jit(environment.step)
-    state, observation = environment.reset(jax.random.key(0))
+    state, observation = environment.reset(jax.random.key(0), ())
     column = int(state.ball_column)
     assert observation.shape == (8, 8, 1)
     assert observation[0, column, 0] == observation[7, 4, 0] == 1.0
     assert float(observation.sum()) == 2.0
     for row in range(1, 8):
         towards = 1 + int(np.sign(column - int(state.paddle)))
-        state, time_step = step(jax.random.key(row), state, jnp.asarray(towards))
+        state, time_step = step(jax.random.key(row), (), state, jnp.asarray(towards))
         assert bool(time_step.last) == (row == 7)
         assert float(time_step.reward) == float(time_step.last)
         assert float(time_step.discount) == 1.0 - float(time_step.last)
-    assert float(step(jax.random.key(0), environment.reset(jax.random.key(0))[0], jnp.asarray(0))[1].reward) == 0.0
+    assert (
+        float(step(jax.random.key(0), (), environment.reset(jax.random.key(0), ())[0], jnp.asarray(0))[1].reward) == 0.0
+    )
 
 
 def test_a_missed_ball_costs_a_point() -> None:
     environment = Catch(rows=2, columns=9).environment("catch")
     for seed in range(5):
-        state, _ = environment.reset(jax.random.key(seed))
-        _, time_step = environment.step(jax.random.key(0), state, jnp.asarray(1))
+        state, _ = environment.reset(jax.random.key(seed), ())
+        _, time_step = environment.step(jax.random.key(0), (), state, jnp.asarray(1))
         assert float(time_step.reward) == (1.0 if int(state.ball_column) == 4 else -1.0)
 
 
 def test_balls_fall_from_every_column() -> None:
     environment = Catch(rows=3, columns=4).environment("catch")
-    columns = jax.vmap(lambda key: environment.reset(key)[0].ball_column)(jax.random.split(jax.random.key(0), 64))
+    columns = jax.vmap(lambda key: environment.reset(key, ())[0].ball_column)(jax.random.split(jax.random.key(0), 64))
     assert set(np.asarray(columns).tolist()) == {0, 1, 2, 3}
 
 
@@ -138,9 +145,9 @@ def test_statistics_count_completed_episodes() -> None:
     found = statistics.initial_statistics(2)
     for reward, last in (([1.0, 2.0], [False, True]), ([1.0, 5.0], [True, False])):
         found = statistics.count_step(found, jnp.asarray(reward), jnp.asarray(last))
-    sums, anew = statistics.read(found)
-    assert {name: float(x) for name, x in sums.items()} == {"completed": 2.0, "return_sum": 4.0, "length_sum": 3.0}
-    assert float(anew.completed) == 0.0
+    assert [float(x) for x in (found.completed, found.return_sum, found.length_sum)] == [2.0, 4.0, 3.0]
+    anew = statistics.with_sums_reset(found)
+    assert [float(x) for x in (anew.completed, anew.return_sum, anew.length_sum)] == [0.0, 0.0, 0.0]
     np.testing.assert_array_equal(anew.running_return, [0.0, 5.0])
 
 
@@ -148,15 +155,77 @@ def test_evaluation_plays_one_whole_episode_each() -> None:
     environment = Counter(limit=300)  # longer than one call
     network: Network = AGENT.network(RULE, environment.spec)
     params = jax.jit(network.init)(jax.random.key(0))
-    returns = episode_returns(network, Batched(environment, 3), params, jax.random.key(0))
+    returns = episode_returns(network, Batched(environment, 3), (), params, jax.random.key(0))
     np.testing.assert_allclose(returns, 300 * 301 / 2)
 
 
 def test_a_termination_that_goes_on_is_found_out() -> None:
     class Careless(Counter):
-        def step(self, key: Array, state: Array, action: Array) -> tuple[Array, TimeStep]:
-            state, time_step = super().step(key, state, action)
+        def step(self, key: Array, task: PyTree, state: Array, action: Array) -> tuple[Array, TimeStep]:
+            state, time_step = super().step(key, task, state, action)
             return state, time_step.replace(discount=jnp.zeros(()))
 
     with pytest.raises(AssertionError, match="terminates without being over"):
-        check_environment(Careless())
+        check_environment(Careless(), ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Shaped:
+    """A suite whose levels are arrays of different shapes."""
+
+    def tasks(self) -> Sequence[str]:
+        return ("one", "three")
+
+    def environment(self, task: str) -> Counter:
+        return Counter()
+
+    def level(self, task: str) -> PyTree:
+        return jnp.zeros(len(task))
+
+
+def test_levels_of_different_forms_are_found_out() -> None:
+    with pytest.raises(AssertionError, match="one of several levels of the same environment"):
+        check_suite(Shaped())
+
+
+def test_a_state_outside_the_table_is_found_out() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Table(Counter):
+        spec: EnvironmentSpec = EnvironmentSpec((), 2, observation_dtype="int32", num_states=10)
+
+        def reset(self, key: Array, task: PyTree) -> tuple[Array, Array]:
+            return jnp.zeros(()), jnp.zeros((), jnp.int32)
+
+        def step(self, key: Array, task: PyTree, state: Array, action: Array) -> tuple[Array, TimeStep]:
+            state, time_step = super().step(key, task, state, action)
+            return state, time_step.replace(observation=state.astype(jnp.int32))
+
+    with pytest.raises(AssertionError, match="shows states from 1 to 40, the spec has 10"):
+        check_environment(Table(), ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Dice:
+    """Throws dice that tell a step's key from a reset's."""
+
+    spec: EnvironmentSpec = EnvironmentSpec((1,), 2)
+
+    def draw_task(self, key: Array, level: PyTree) -> PyTree:
+        return level
+
+    def reset(self, key: Array, task: PyTree) -> tuple[Array, Array]:
+        thrown = jax.random.uniform(key, (1,))
+        return thrown, thrown
+
+    def step(self, key: Array, task: PyTree, state: Array, action: Array) -> tuple[Array, TimeStep]:
+        thrown = jax.random.uniform(key)
+        return state, TimeStep(observation=state, reward=thrown, discount=jnp.ones(()), last=jnp.ones((), bool))
+
+
+def test_no_two_environments_steps_or_resets_share_their_randomness() -> None:
+    batched = Batched(Dice(), 50)
+    first, _ = batched.reset(jax.random.key(0), ())
+    second, time_step = batched.step(jax.random.key(1), (), first, jnp.zeros(50, jnp.int32))
+    thrown = np.concatenate([np.ravel(first), np.ravel(second), np.ravel(time_step.reward)])
+    assert len(np.unique(thrown)) == 150
+    np.testing.assert_array_equal(time_step.observation, second)

@@ -20,10 +20,11 @@ from framework import transforms
 from framework.agent import Agent, Network
 from framework.config import load
 from framework.experiment import Experiment
+from framework.inner_loop import InnerLoop
 from framework.learner import Learner
 from framework.specs import EnvironmentSpec
 from framework.transforms import at_action
-from framework.types import Array, LossInputs, Outputs, Params, RuleInputs, Trajectory
+from framework.types import Array, Experience, LossInputs, Outputs, Params, RuleInputs, Trajectory
 from framework.update_rule import UpdateRule
 
 HEADS = {"logits": "logits", "y": "y", "z": "z", "p": "aux_pi", "q": "q"}
@@ -336,19 +337,17 @@ def trajectories(golden: Golden, observation: Array) -> Trajectory:
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=COMPILE_FAST)
 def meta_gradient(
-    learner: Learner, meta_params: Params, params: Params, batches: Trajectory, outer_weights: Outputs
+    loop: InnerLoop, meta_params: Params, params: Params, batches: Trajectory, outer_weights: Outputs
 ) -> tuple[Array, Params, Params]:
     """Value of the outer function after the updates, the parameters then, and the gradient in the meta-parameters."""
 
     def outer(meta_params: Params) -> tuple[Array, Params]:
-        def step(state: Any, batch: Trajectory) -> tuple[Any, None]:
-            return learner.update(meta_params, state, batch, jax.random.key(0))[0], None
-
-        state, _ = jax.lax.scan(step, learner.init(params, {}), batches)
+        experience = Experience(batches, keys=jax.random.split(jax.random.key(0), batches.action.shape[0]))
+        final, _ = loop(meta_params, loop.learner.init(params, {}), experience)
         first = jax.tree.map(lambda x: x[0], batches)
-        outputs = learner.network.unroll(state.params, first.observation, first.last, ())
+        outputs = loop.learner.network.unroll(final, first.observation, first.last, ())
         values = [(jax.nn.log_softmax(outputs[name]) * w).sum(-1).mean() for name, w in outer_weights.items()]
-        return sum(values, start=jnp.zeros(())), state.params
+        return sum(values, start=jnp.zeros(())), final
 
     (value, final), gradient = jax.value_and_grad(outer, has_aux=True)(meta_params)
     return value, final, gradient
@@ -356,7 +355,7 @@ def meta_gradient(
 
 def compare_meta_gradient(
     golden: Golden,
-    learner: Learner,
+    loop: InnerLoop,
     meta_params: Params,
     params: Params,
     like: Mapping[str, np.ndarray],
@@ -365,7 +364,7 @@ def compare_meta_gradient(
     """Compares the outer value and the meta-gradient; returns the final parameters."""
     observation = golden["observations"] if "observations" in golden.arrays else jnp.zeros((int(golden["T"]) + 1, 1))
     batches = trajectories(golden, observation)
-    value, final, gradient = meta_gradient(learner, meta_params, params, batches, golden.outputs("outer_weights/"))
+    value, final, gradient = meta_gradient(loop, meta_params, params, batches, golden.outputs("outer_weights/"))
     assert_close("outer_value", value, golden.arrays["outer_value"], relative=tolerance)
     expected = golden.under("meta_gradient/")
     found = weights.export_arrays(gradient, weights.DISCO103, like)
@@ -381,19 +380,23 @@ def optimizer(golden: Golden) -> optimizers.Adam:
 
 
 @pytest.mark.golden("metagrad")
-def test_meta_gradient(golden: Golden, disco103: Params, disco103_weights: Path) -> None:
-    learner = Learner(disco(), OutputsAsParameters(disco()), optimizer(golden))
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "generic"])
+def test_meta_gradient(golden: Golden, disco103: Params, disco103_weights: Path, direct: bool) -> None:
+    loop = InnerLoop(Learner(disco(), OutputsAsParameters(disco()), optimizer(golden)), direct=direct)
     params = golden.outputs("params0/")
-    final = compare_meta_gradient(golden, learner, disco103, params, published(disco103_weights), 1e-3)
+    final = compare_meta_gradient(golden, loop, disco103, params, published(disco103_weights), 1e-3)
     for ours, theirs in HEADS.items():
         assert_close(ours, final[ours], golden.arrays[f"params_final/{theirs}"], relative=1e-3)
 
 
 @pytest.mark.golden("metagradnet")
-def test_meta_gradient_through_a_network(golden: Golden, disco103: Params, disco103_weights: Path) -> None:
-    learner = Learner(disco(), network(int(golden["A"])), optimizer(golden))
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "generic"])
+def test_meta_gradient_through_a_network(
+    golden: Golden, disco103: Params, disco103_weights: Path, direct: bool
+) -> None:
+    loop = InnerLoop(Learner(disco(), network(int(golden["A"])), optimizer(golden)), direct=direct)
     params = network_params(golden.under("params0/"))
-    final = compare_meta_gradient(golden, learner, disco103, params, published(disco103_weights), 5e-3)
+    final = compare_meta_gradient(golden, loop, disco103, params, published(disco103_weights), 5e-3)
     expected = network_params(golden.under("params_final/"))
     for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
         name = jax.tree_util.keystr(path)

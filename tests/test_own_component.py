@@ -165,7 +165,7 @@ def test_its_parameters_are_checked(folder: Path) -> None:
 
 def test_it_conforms(folder: Path) -> None:
     code = (
-        "import components, my_components; from framework import testing\n"
+        "import components.everything, my_components; from framework import testing\n"
         "mine = testing.registered('my_components')\n"
         "print(sorted(cls.__name__ for _, cls in mine))\n"
         "for kind, cls in mine: testing.check_component(kind, cls)"

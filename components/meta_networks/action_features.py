@@ -1,7 +1,7 @@
 """What a meta-network sees of each action: numbers [T+1, B, A, D], or [T, B, A, D] where only steps acted have them.
 
-Policies, values and advantages are under stop-gradient; predictions are not: the meta-gradient flows through
-them alone (Oh et al., 2025, Methods).
+Policies are under stop-gradient unless they are told otherwise, values and advantages are constants of the networks'
+outputs; predictions are not: the meta-gradient flows through them alone (Oh et al., 2025, Methods).
 """
 
 from __future__ import annotations
@@ -35,13 +35,21 @@ def output_of(context: FeatureContext, head: str, source: Source) -> Array:
 @component("action_features")
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """pi(a|s) of the online, target or behaviour policy."""
+    """pi(a|s) of the online, target or behaviour policy.
+
+    Attributes:
+      source: whose policy.
+      head: the policy's head.
+      differentiable: whether the meta-gradient flows through it too.
+    """
 
     source: Literal["online", "target", "behaviour"] = "online"
     head: str = "logits"
+    differentiable: bool = False
 
     def __call__(self, context: FeatureContext) -> Array:
-        return jax.lax.stop_gradient(jax.nn.softmax(self._logits(context)))[..., None]
+        policy = jax.nn.softmax(self._logits(context))[..., None]
+        return policy if self.differentiable else jax.lax.stop_gradient(policy)
 
     def _logits(self, context: FeatureContext) -> Array:
         if self.source == "behaviour":
@@ -84,13 +92,13 @@ class ActionValue:
     """signed_log(q(s, a)) of the value estimator."""
 
     def __call__(self, context: FeatureContext) -> Array:
-        return jax.lax.stop_gradient(signed_log(context.estimate("action_values")))[..., None]
+        return signed_log(context.estimate("action_values"))[..., None]
 
 
 def advantage_of(context: FeatureContext, field: str, *, normalized: bool) -> Array:
     """An advantage of the estimates, as signed_log or normalized [..., 1]."""
     advantage = context.estimate(f"normalized_{field}") if normalized else signed_log(context.estimate(field))
-    return jax.lax.stop_gradient(advantage)[..., None]
+    return advantage[..., None]
 
 
 @component("action_features")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from components.meta_networks.action_features import Source, advantage_of, embedding, output_of
 from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
+from framework.numbers import Carried, resolve
 from framework.registry import component
 from framework.transforms import at_action, signed_log
 from framework.types import Array
@@ -18,10 +19,17 @@ from framework.types import Array
 @component("features")
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """signed_log(r_t)."""
+    """signed_log(r_t), or the reward itself.
+
+    Attributes:
+      raw: whether it is the reward itself, as in LPG.
+    """
+
+    raw: bool = False
 
     def __call__(self, context: FeatureContext) -> Array:
-        return signed_log(context.inputs.reward)[..., None]
+        reward = context.inputs.reward
+        return (reward if self.raw else signed_log(reward))[..., None]
 
 
 @component("features")
@@ -35,11 +43,38 @@ class NotTerminal:
 
 @component("features")
 @dataclasses.dataclass(frozen=True)
-class Value:
-    """signed_log(v) of this step and the next."""
+class Scalar:
+    """A number that is the same at each step, such as the discount factor that LPG is told.
+
+    Attributes:
+      value: a constant, or a number that the agent carries or that is learned.
+    """
+
+    value: float | Carried
 
     def __call__(self, context: FeatureContext) -> Array:
-        return jax.lax.stop_gradient(context.pair(signed_log(context.estimate("values"))[..., None]))
+        value = jnp.asarray(resolve(self.value, context.inputs.hyperparameters), jnp.float32)
+        return jnp.broadcast_to(value, (*context.inputs.action.shape, 1))
+
+
+def _of_steps(context: FeatureContext, x: Array, *, next_step: bool) -> Array:
+    """Numbers [T+1, B, D] of each step, and beside them those of the next where these are wanted."""
+    return context.pair(x) if next_step else context.steps(x)
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """signed_log(v) of this step and the next.
+
+    Attributes:
+      next_step: whether the next step is seen as well.
+    """
+
+    next_step: bool = True
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return _of_steps(context, signed_log(context.estimate("values"))[..., None], next_step=self.next_step)
 
 
 @component("features")
@@ -62,15 +97,17 @@ class Prediction:
       head: the prediction.
       source: network it is read from; the embedding is the same for both.
       sizes: of the embedding MLP's layers.
+      next_step: whether the next step is seen as well, from which the rule can bootstrap.
     """
 
     head: str = "y"
     source: Source = "online"
     sizes: tuple[int, ...] = (16, 1)
+    next_step: bool = True
 
     def __call__(self, context: FeatureContext) -> Array:
         x = embedding(context, self.head, self.sizes)(output_of(context, self.head, self.source))
-        return context.pair(x)
+        return _of_steps(context, x, next_step=self.next_step)
 
 
 @component("features")
@@ -98,27 +135,40 @@ class MeanOverActions:
 @component("features")
 @dataclasses.dataclass(frozen=True)
 class ExpectedOverActions:
-    """sum_a pi(a|s) x(s, a) under the online policy, of this step and the next."""
+    """sum_a pi(a|s) x(s, a) under the online policy, of this step and the next.
+
+    Attributes:
+      of: the action feature x.
+      head: the policy.
+      next_step: whether the next step is seen as well, from which the rule can bootstrap.
+    """
 
     of: ActionFeature
     head: str = "logits"
+    next_step: bool = True
 
     def __call__(self, context: FeatureContext) -> Array:
         policy = jax.lax.stop_gradient(jax.nn.softmax(context.inputs.outputs[self.head]))
         x = jnp.einsum("tba,tbad->tbd", policy, context.compute(self.of))
-        return context.pair(x)
+        return _of_steps(context, x, next_step=self.next_step)
 
 
 @component("features")
 @dataclasses.dataclass(frozen=True)
 class MaximumOverActions:
-    """max_a x(s, a), of this step and the next."""
+    """max_a x(s, a), of this step and the next.
+
+    Attributes:
+      of: the action feature x.
+      next_step: whether the next step is seen as well, from which the rule can bootstrap.
+    """
 
     of: ActionFeature
+    next_step: bool = True
 
     def __call__(self, context: FeatureContext) -> Array:
         x = context.compute(self.of).max(axis=-2)
-        return context.pair(x)
+        return _of_steps(context, x, next_step=self.next_step)
 
 
 @component("features")

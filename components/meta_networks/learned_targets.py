@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
 from framework.layers import ActionEquivariantBlock, Linear
+from framework.numbers import Range
 from framework.registry import component
 from framework.types import Array
 
@@ -83,10 +84,27 @@ class LearnedEmbedding:
 @component("targets")
 @dataclasses.dataclass(frozen=True)
 class LearnedNumber:
-    """One number per step that the meta-network emits, such as the weight of a loss term [T, B]."""
+    """One number per step that the meta-network emits, such as LPG's pi_hat or the weight of a loss term [T, B].
+
+    Attributes:
+      name: of the target.
+      initial: its value where the core's output is zero.
+      minimum, maximum: bounds that it never reaches; ``None`` for no bound.
+    """
 
     name: str = "number"
+    initial: float = 0.0
+    minimum: float | None = None
+    maximum: float | None = None
     learned: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        self.range.unsquash(self.initial)
+
+    @property
+    def range(self) -> Range:
+        return Range(self.minimum, self.maximum)
+
     def __call__(self, context: FeatureContext) -> Array:
-        return Linear(1, name=self.name, stddev=HEAD_STDDEV)(context.summarized).squeeze(-1)
+        x = Linear(1, name=self.name, stddev=HEAD_STDDEV)(context.summarized).squeeze(-1)
+        return self.range.squash(x + self.range.unsquash(self.initial))

@@ -1,4 +1,4 @@
-"""Targets in closed form."""
+"""Targets in closed form: constants of the agent's parameters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from framework.context import FeatureContext
+from framework.numbers import Carried, check_positive, resolve
 from framework.registry import component
 from framework.types import Array
 
@@ -22,7 +22,7 @@ class Returns:
     learned: ClassVar[bool] = False
 
     def __call__(self, context: FeatureContext) -> Array:
-        return jax.lax.stop_gradient(context.estimate("returns"))
+        return context.estimate("returns")
 
 
 @component("targets")
@@ -41,7 +41,7 @@ class Advantages:
 
     def __call__(self, context: FeatureContext) -> Array:
         field = "normalized_advantages" if self.normalized else "advantages"
-        return jax.lax.stop_gradient(context.estimate(field))
+        return context.estimate(field)
 
 
 @component("targets")
@@ -71,16 +71,15 @@ class ExponentiatedAdvantagePolicy:
     """
 
     name: str = "pi_hat"
-    epsilon: float = 0.2
+    epsilon: float | Carried = 0.2
     normalized: bool = False
     learned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}")
+        check_positive("epsilon", self.epsilon)
 
     def __call__(self, context: FeatureContext) -> Array:
         advantages = context.estimate("normalized_advantages" if self.normalized else "advantages")
         taken = jax.nn.one_hot(context.inputs.action, context.num_actions)
-        logits = jax.nn.log_softmax(context.inputs.behaviour) + taken * advantages[..., None] / self.epsilon
-        return jax.lax.stop_gradient(jnp.asarray(logits))
+        epsilon = resolve(self.epsilon, context.inputs.hyperparameters)
+        return jax.nn.log_softmax(context.inputs.behaviour) + taken * (advantages / epsilon)[..., None]

@@ -11,7 +11,7 @@ from flax import struct
 
 from framework.registry import component
 from framework.specs import EnvironmentSpec
-from framework.types import Array, TimeStep
+from framework.types import Array, PyTree, TimeStep
 
 
 class CatchState(struct.PyTreeNode):
@@ -33,7 +33,10 @@ class CatchEnvironment:
     def spec(self) -> EnvironmentSpec:
         return EnvironmentSpec(observation_shape=(self.rows, self.columns, 1), num_actions=3)
 
-    def reset(self, key: Array) -> tuple[CatchState, Array]:
+    def draw_task(self, key: Array, level: PyTree) -> PyTree:
+        return level
+
+    def reset(self, key: Array, task: PyTree) -> tuple[CatchState, Array]:
         state = CatchState(
             ball_row=jnp.zeros((), jnp.int32),
             ball_column=jax.random.randint(key, (), 0, self.columns),
@@ -41,7 +44,7 @@ class CatchEnvironment:
         )
         return state, self._observe(state)
 
-    def step(self, key: Array, state: CatchState, action: Array) -> tuple[CatchState, TimeStep]:
+    def step(self, key: Array, task: PyTree, state: CatchState, action: Array) -> tuple[CatchState, TimeStep]:
         paddle = jnp.clip(state.paddle + action - 1, 0, self.columns - 1)
         state = CatchState(ball_row=state.ball_row + 1, ball_column=state.ball_column, paddle=paddle)
         last = state.ball_row == self.rows - 1
@@ -79,3 +82,6 @@ class Catch:
 
     def environment(self, task: str) -> CatchEnvironment:
         return CatchEnvironment(self.rows, self.columns)
+
+    def level(self, task: str) -> PyTree:
+        return ()

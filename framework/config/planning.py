@@ -149,7 +149,7 @@ class Plan:
                     message = f"macro '%{item.name}' is not defined.{did_you_mean(guess)}"
                     self._absent(definition.place.at(item.line), message, guess)
         for name, definition in defined.items():
-            if name not in mentioned:
+            if name not in mentioned and not definition.optional:
                 guess = closest(name, mentioned)
                 self._absent(definition.place, f"macro '{name}' is never used.{did_you_mean(guess)}", guess)
         self._check_macro_cycles(defined)
@@ -170,7 +170,7 @@ class Plan:
         unused = [
             (key, item)
             for key, item in self.effective.items()
-            if key.selector and key not in self.used and not item.guessed and not self._is_replaced(key)
+            if key.selector and key not in self.used and not (item.guessed or item.optional or self._is_replaced(key))
         ]
         for key, definition in unused:
             if self._is_orphan(key, definition):

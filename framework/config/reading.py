@@ -22,6 +22,10 @@ from framework.errors import closest, did_you_mean
 _BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")
 
 
+OPTIONAL = "# rulespace: bindings of this file are optional"
+"""A line by which a file says that it fits many experiments: what one of them does not have is passed over."""
+
+
 class Key(NamedTuple):
     """What a definition defines: a parameter of a component in a scope, or a macro (with an empty selector)."""
 
@@ -44,6 +48,7 @@ class Definition:
       value: as parsed, with `Reference` and `Macro` in it.
       place: where it stands.
       guessed: whether ``key`` is only what the name was probably meant to be.
+      optional: whether its file says that what an experiment does not have is passed over.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Definition:
     value: Any
     place: Place
     guessed: bool = False
+    optional: bool = False
 
 
 @dataclasses.dataclass
@@ -138,6 +144,7 @@ class _Reader:
             self._wrong(Place(file, 1), "the file is empty: it binds nothing")
             self.reading.complete = False
         first_lines: dict[Key, int] = {}
+        optional = OPTIONAL in map(str.strip, text.splitlines())
         for statement in statements:
             place = Place(file, statement.location.line_num)
             match statement:
@@ -148,7 +155,7 @@ class _Reader:
                 case BlockDeclaration():
                     self._selector(statement.selector, place)
                 case BindingStatement():
-                    self._check_repetition(self._define(statement, place), first_lines)
+                    self._check_repetition(self._define(statement, place, optional=optional), first_lines)
 
     def read_binding(self, text: str, position: int) -> None:
         """Reads one ``X = V`` of the command line, where V may be a bare word."""
@@ -166,17 +173,17 @@ class _Reader:
             if isinstance(statement, BindingStatement):
                 self._define(statement, place)
 
-    def _define(self, statement: BindingStatement, place: Place) -> Definition:
+    def _define(self, statement: BindingStatement, place: Place, *, optional: bool = False) -> Definition:
         scope = f"{statement.scope}/" if statement.scope else ""
         if statement.arg_name:
             name = f"{scope}{statement.selector}.{statement.arg_name}"
             # A block reports its unknown component once, at its head.
             selector, sure = self._selector(statement.selector, None if _in_block(statement) else place)
             key, known = self._parameter(statement, selector, sure, place)
-            definition = Definition(name, key, statement.value, place, guessed=not (sure and known))
+            definition = Definition(name, key, statement.value, place, not (sure and known), optional)
         else:
             name = f"{scope}{statement.selector}"
-            definition = Definition(name, Key("", "", name), statement.value, place)
+            definition = Definition(name, Key("", "", name), statement.value, place, optional=optional)
         for reference in references(statement.value):
             if isinstance(reference, Reference):
                 self._selector(reference.selector, place.at(reference.line), shown=str(reference))

@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from framework.checkpoint import Checkpoints
 from framework.errors import UserError
 from framework.experiment import Logging
+from framework.runs.held_out import Measurement
 from framework.runs.metrics import MetricsWriter
 from framework.runs.progress import Progress
-from framework.train import Trainer, mean_metrics, with_metrics_reset
+from framework.train import Trainer, measured, with_measurements_reset
 from framework.types import TrainState
+from framework.worlds import Worlds
 
 POLL_SECONDS = 1.0
 """How long the device is kept busy between two looks at the signals and the clock."""
@@ -34,6 +35,8 @@ def advance(
     trainer: Trainer,
     state: TrainState,
     *,
+    worlds: Worlds | None,
+    held_out: Measurement | None,
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: Progress,
@@ -46,20 +49,27 @@ def advance(
     Args:
       trainer: does the steps.
       state: where to begin; its buffers are given away.
+      worlds: the environments outside the device, where the experiment has any.
+      held_out: measures the rule on held-out tasks, where the experiment has any.
       checkpoints: where states are saved.
       writer: where points are logged.
       progress: what is shown meanwhile.
       stop: asked between two pieces.
     """
-    settings, last = trainer.experiment.logging, trainer.experiment.steps
+    experiment = trainer.experiment
+    settings, last = experiment.logging, experiment.steps
     step = first = int(state.step)
     begin = time.monotonic() - writer.wall_seconds_before
     logged = (step, time.monotonic())
     piece, saved = 1, (checkpoints.steps() or [-1])[-1]
+
+    def save() -> None:
+        checkpoints.save(step, state, worlds.files() if worlds else None)
+
     while step < last and not stop():
         count = min(piece, next_stop(step, settings, last) - step)
         started = time.monotonic()
-        state = trainer.steps(state, jnp.asarray(count, jnp.int32))
+        state = trainer.steps(state, count, worlds)
         jax.block_until_ready(state.step)
         now = time.monotonic()
         if step == first:
@@ -67,22 +77,59 @@ def advance(
         step += count
         piece = max(1, min(2 * piece, int(count * POLL_SECONDS / max(now - started, 1e-3))))
         if step % settings.interval == 0 or step == last:
-            means = mean_metrics(state)
-            _refuse_non_finite(means, step)
-            state = with_metrics_reset(state)
-            speed = None
+            means = measured(state)
+            _refuse_lost(means, step, trainer)
+            state = with_measurements_reset(state)
+            env_steps, speed = trainer.env_steps(step, state), None
             if step > logged[0]:
                 speed = (trainer.env_steps(step) - trainer.env_steps(logged[0])) / (now - logged[1])
                 means["speed/env_steps_per_second"] = speed
-            writer.write(step, trainer.env_steps(step), now - begin, means)
-            progress.update(step, episode_return=means["episode/return"], env_steps_per_second=speed)
-            logged = (step, now)
+            if held_out is not None and held_out.is_due(step, last):
+                means |= held_out.measure(state)
+            writer.write(step, env_steps, now - begin, means)
+            progress.update(
+                step,
+                env_steps=env_steps,
+                episode_return=means["episode/return"],
+                meta_gradient_norm=means.get("meta/gradient_norm"),
+                env_steps_per_second=speed,
+            )
+            logged = (step, time.monotonic())
         if step % settings.checkpoint_interval == 0:
-            checkpoints.save(step, state)
+            save()
             saved = step
     if saved != step:
-        checkpoints.save(step, state)
+        save()
     return Reached(state, step, time.monotonic() - begin)
+
+
+def _refuse_lost(means: Mapping[str, float], step: int, trainer: Trainer) -> None:
+    """Ends a run whose numbers are lost, before its state takes the place of a sound one.
+
+    Raises:
+      UserError: where a loss or an update is not finite, or, of a discovery, where too many agents are lost or the
+        differentiated updates were not those that had been made.
+    """
+    discovery = trainer.experiment.discovery
+    if discovery is None:
+        _refuse_non_finite(means, step)
+        return
+    places = sum(group.agents for group in trainer.experiment.groups)
+    interval = trainer.experiment.logging.interval
+    lost = means["agents/lost"]
+    if lost > discovery.max_faulty_share * places * interval:
+        raise UserError(
+            f"the discovery has come apart: up to step {step:,}, {lost:,.0f} of {places * interval:,} agents' "
+            "meta-steps gave numbers that are not finite or exploded; lower the agents' or the meta learning rate, in "
+            "another folder, or raise Discovery.max_faulty_share; the last checkpoint is from before"
+        )
+    error = means["meta/replay_error"]
+    if error > discovery.max_replay_error:
+        raise UserError(
+            f"the updates that were differentiated are not those that were made: at step {step:,} they end "
+            f"{error:.1e} of the way apart, more than {discovery.max_replay_error:.1e}; a component draws random "
+            "numbers of its own, keeps hidden state, or the numbers are too rough: raise Discovery.max_replay_error"
+        )
 
 
 def _refuse_non_finite(means: Mapping[str, float], step: int) -> None:
@@ -91,7 +138,8 @@ def _refuse_non_finite(means: Mapping[str, float], step: int) -> None:
     Raises:
       UserError: where a loss or an update is not finite.
     """
-    lost = [name for name, mean in means.items() if not name.startswith("episode/") and not math.isfinite(mean)]
+    of_episodes = ("episode/", "return/", "return_by_age/")
+    lost = [name for name, mean in means.items() if not name.startswith(of_episodes) and not math.isfinite(mean)]
     if lost:
         raise UserError(
             f"the run has diverged: at step {step:,} {', '.join(lost)} are not finite; lower the learning rate or "

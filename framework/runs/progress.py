@@ -17,15 +17,21 @@ class Figures:
 
     step: int
     total: int
+    env_steps: int | None = None
     episode_return: float | None = None
+    meta_gradient_norm: float | None = None
     env_steps_per_second: float | None = None
     seconds_left: float | None = None
 
     def texts(self) -> list[str]:
         """The figures known, each with its unit."""
         texts = [f"step {self.step:,}/{self.total:,}"]
+        if self.env_steps is not None:
+            texts.append(f"{self.env_steps:,} env steps")
         if self.episode_return is not None:
             texts.append(f"return {self.episode_return:.4g}")
+        if self.meta_gradient_norm is not None:
+            texts.append(f"meta-gradient {self.meta_gradient_norm:.2g}")
         if self.env_steps_per_second is not None:
             texts.append(f"{self.env_steps_per_second:,.0f} steps/s")
         if self.seconds_left is not None:
@@ -70,7 +76,13 @@ class Progress:
         self._first: tuple[int, float] | None = None
 
     def update(
-        self, step: int, *, episode_return: float | None = None, env_steps_per_second: float | None = None
+        self,
+        step: int,
+        *,
+        env_steps: int | None = None,
+        episode_return: float | None = None,
+        meta_gradient_norm: float | None = None,
+        env_steps_per_second: float | None = None,
     ) -> None:
         """Notes the step reached, and shows it if it is time to; a figure left out keeps its last value."""
         now = self._clock()
@@ -80,7 +92,9 @@ class Progress:
         self._figures = Figures(
             step,
             last.total,
+            last.env_steps if env_steps is None else env_steps,
             last.episode_return if episode_return is None else episode_return,
+            last.meta_gradient_norm if meta_gradient_norm is None else meta_gradient_norm,
             last.env_steps_per_second if env_steps_per_second is None else env_steps_per_second,
             self._seconds_left(step, now),
         )

@@ -3,7 +3,7 @@
 `check_component` builds an example of a registered class and checks it; the checks of the kinds take an instance, for
 components in other configurations. Registering a component is what makes the test suite test it::
 
-    import components  # registers what the examples are made of
+    import components.everything  # registers what the examples are made of
     import my_package
     import pytest
     from framework import testing
@@ -24,9 +24,10 @@ import numpy as np
 
 from framework import registry
 from framework.environment import Batched
-from framework.interfaces import Environment, Optimizer, Replay, Suite, Weights
+from framework.interfaces import Environment, HostEnvironment, Optimizer, Replay, Suite, Weights
 from framework.meta_network import MetaNetwork
 from framework.testing import examples
+from framework.testing.discovery import check_bandit, check_lifetime, check_meta_objective, check_regularizer
 from framework.testing.examples import EXAMPLE, Sizes
 from framework.testing.expectations import (
     check_function,
@@ -35,6 +36,7 @@ from framework.testing.expectations import (
     expect_same_form,
     expect_shape,
 )
+from framework.testing.host import check_host_environment
 from framework.testing.networks import (
     check_action_model,
     check_head,
@@ -100,20 +102,34 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def check_suite(suite: Suite) -> None:
-    """A suite has differently named tasks, each with an environment."""
+    """A suite has differently named tasks, each of which can be played in its environment."""
     tasks = tuple(suite.tasks())
     expect(bool(tasks) and len(set(tasks)) == len(tasks), f"its tasks must be named and distinct, got {tasks}")
-    check_environment(suite.environment(tasks[0]))
+    levels: dict[Environment | HostEnvironment, list[PyTree]] = {}
+    for task in tasks:
+        environment, again = suite.environment(task), suite.environment(task)
+        alike = environment == again and hash(environment) == hash(again)
+        expect(alike, f"the environments that it gives for the task {task} are not equal, or differently hashed")
+        levels.setdefault(environment, []).append(suite.level(task))
+    for environment, of_tasks in levels.items():
+        if isinstance(environment, HostEnvironment):
+            expect(not jax.tree.leaves(of_tasks), "tasks of environments outside the device have no levels: give ()")
+            check_host_environment(environment)
+        else:
+            check_environment(environment, *of_tasks)
 
 
-def check_environment(environment: Environment, steps: int = 40) -> None:
-    """An environment keeps its shapes, and terminates nowhere but at the last step of an episode."""
+def check_environment(environment: Environment, *levels: PyTree, steps: int = 40) -> None:
+    """An environment keeps its shapes, and terminates nowhere but at the last step of an episode, at all its levels."""
     spec, key = environment.spec, jax.random.key(0)
-    state, observation = check_function(environment.reset, key)
+    for level in levels:
+        expect_same_form(level, levels[0], "one of several levels of the same environment")
+    task = check_function(environment.draw_task, key, levels[0])
+    state, observation = check_function(environment.reset, key, task)
     expect_shape(observation, spec.observation_shape, "the first observation")
     expect(observation.dtype == spec.observation_dtype, f"the first observation is of dtype {observation.dtype}")
     action = jnp.zeros((), jnp.int32)
-    after, time_step = check_function(environment.step, key, state, action)
+    after, time_step = check_function(environment.step, key, task, state, action)
     expect_same_form(after, state, "the state after a step")
     zero = jnp.zeros(())
     expected = TimeStep(observation=observation, reward=zero, discount=zero, last=jnp.zeros((), bool))
@@ -121,16 +137,29 @@ def check_environment(environment: Environment, steps: int = 40) -> None:
 
     batched = Batched(environment, 3)
 
-    def play(key: Array) -> TimeStep:
-        def step(state: PyTree, key: Array) -> tuple[PyTree, TimeStep]:
-            action = jax.random.randint(key, (batched.size,), 0, spec.num_actions)
-            return batched.step(key, state, action)
+    @jax.jit
+    def play(key: Array, level: PyTree) -> TimeStep:
+        task_key, reset_key, act_key, step_key = jax.random.split(key, 4)
+        task = environment.draw_task(task_key, level)
+        actions = jax.random.randint(act_key, (steps, batched.size), 0, spec.num_actions)
 
-        return jax.lax.scan(step, batched.reset(key)[0], jax.random.split(key, steps))[1]
+        def step(state: PyTree, inputs: tuple[Array, Array]) -> tuple[PyTree, TimeStep]:
+            key, action = inputs
+            return batched.step(key, task, state, action)
 
-    played = check_function(play, key)
-    expect(np.isin(played.discount, (0.0, 1.0)).all(), "discounts must be 0 or 1")
-    expect(np.all(played.last | (played.discount > 0)), "an episode terminates without being over: set last")
+        state, _ = batched.reset(reset_key, task)
+        return jax.lax.scan(step, state, (jax.random.split(step_key, steps), actions))[1]
+
+    for level in levels:
+        played = play(key, level)
+        finite = [np.isfinite(x).all() for x in (played.reward, played.observation)]
+        expect(all(finite), "rewards and observations must be finite")
+        expect(np.isin(played.discount, (0.0, 1.0)).all(), "discounts must be 0 or 1")
+        expect(np.all(played.last | (played.discount > 0)), "an episode terminates without being over: set last")
+        if spec.num_states is not None:
+            states = np.asarray(played.observation)
+            inside = states.min() >= 0 and states.max() < spec.num_states
+            expect(inside, f"it shows states from {states.min()} to {states.max()}, the spec has {spec.num_states}")
 
 
 def check_replay(replay: Replay) -> None:
@@ -178,6 +207,10 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "suites": check_suite,
     "replays": check_replay,
     "weights": check_weights,
+    "meta_objectives": check_meta_objective,
+    "regularizers": check_regularizer,
+    "lifetimes": check_lifetime,
+    "bandits": check_bandit,
     "numbers": check_number,
 }
 """The check of every kind that has a protocol; kinds of concrete classes are checked by what they are made of."""

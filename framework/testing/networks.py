@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax  # type: ignore[import-untyped]
 
+from framework.agent import takes_index
 from framework.interfaces import ActionModel, Head, LifetimeCore, Torso, TrajectoryCore, ValueHead
-from framework.testing.examples import SMALL, SMALLEST, permuted_batch, random_normal
+from framework.testing.examples import SMALL, SMALLEST, Sizes, permuted_batch, random_normal
 from framework.testing.expectations import (
     check_function,
     check_gradient_reaches,
@@ -63,9 +64,9 @@ def check_torso(torso: Torso) -> None:
     rng = np.random.default_rng(0)
     for sizes in (SMALLEST, SMALL):
         steps, batch = sizes.steps, sizes.batch
-        observation = random_normal(rng, steps, batch, *sizes.spec.observation_shape)
+        observation = _observation(torso, sizes, rng)
         reset = jnp.zeros((steps, batch), bool).at[steps // 2].set(steps > 1)
-        carry = jax.tree.map(lambda x: x + random_normal(rng, *x.shape), torso.initial_carry(batch))
+        carry = jax.tree.map(lambda x: _random(x.shape, x.dtype, rng), torso.initial_carry(batch))
         params = init(module, observation, reset, carry)
 
         @jax.jit
@@ -73,7 +74,10 @@ def check_torso(torso: Torso) -> None:
             return module.apply({"params": params}, observation, reset, carry)
 
         embedding, after = check_function(unroll, observation, reset, carry)
-        expect_shape(embedding, (steps, batch, embedding.shape[-1]), "the embedding")
+        size = () if takes_index(torso) else (embedding.shape[-1],)
+        expect_shape(embedding, (steps, batch, *size), "the embedding")
+        is_index = bool(jnp.issubdtype(embedding.dtype, jnp.integer))
+        expect(is_index == takes_index(torso), "an embedding must be an index of a table where takes_index is set")
         expect_same_form(after, carry, "the carry after the last step")
         order = rotation(batch)
         permuted = unroll(observation[:, order], reset[:, order], permuted_batch(carry, order, axis=0))
@@ -86,6 +90,22 @@ def check_torso(torso: Torso) -> None:
     fresh, _ = unroll(observation[half:], jnp.zeros_like(reset[half:]), torso.initial_carry(batch))
     expect_close(fresh, embedding[half:], "something crosses the beginning of an episode")
     check_gradient_reaches(lambda p: unroll(observation, reset, carry, p)[0], params)
+
+
+def _observation(torso: Torso, sizes: Sizes, rng: np.random.Generator) -> Array:
+    """What a torso can read: indices, or what its fields say that it is set up for, or vectors [T, B, ...]."""
+    if takes_index(torso):
+        return jnp.asarray(rng.integers(7, size=(sizes.steps, sizes.batch)), jnp.int32)
+    shape = getattr(torso, "observation_shape", sizes.spec.observation_shape)
+    dtype = jnp.dtype(getattr(torso, "observation_dtype", sizes.spec.observation_dtype))
+    return _random((sizes.steps, sizes.batch, *shape), dtype, rng)
+
+
+def _random(shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> Array:
+    """Random numbers of any dtype; bytes for integers."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return random_normal(rng, *shape).astype(dtype)
+    return jnp.asarray(rng.integers(256, size=shape), dtype)
 
 
 def check_action_model(model: ActionModel) -> None:

@@ -86,7 +86,7 @@ def check_target(target: Target) -> None:
 
 
 def check_value_estimator(estimator: ValueEstimator) -> None:
-    """Returns are constants, look ahead only, never beyond an episode, and are the own value where it was cut off."""
+    """Estimates are constants of the outputs; returns see the episode ahead, and are the own value where it is cut."""
     rng = np.random.default_rng(0)
     for sizes in (SMALLEST, SMALL):
         world = _world(sizes, registry.all_selectors())
@@ -101,8 +101,14 @@ def check_value_estimator(estimator: ValueEstimator) -> None:
         expect_close(estimate(permuted_batch(world.inputs, order)), permuted_batch(found, order), "trajectories mix")
 
     inputs = world.inputs
-    gradient = jax.grad(lambda outputs: estimate(inputs.replace(outputs=outputs)).returns.sum())(inputs.outputs)
-    expect(not any(np.any(leaf) for leaf in jax.tree.leaves(gradient)), "returns carry a gradient: stop it")
+
+    def total(outputs: dict[str, Array]) -> Array:
+        found = estimate(inputs.replace(outputs=outputs, target_outputs=outputs))
+        return sum((leaf.sum() for leaf in jax.tree.leaves(found)), start=jnp.zeros(()))
+
+    gradient = jax.grad(total)(inputs.outputs)
+    stop = "estimates carry a gradient to the outputs they are made from: stop it there"
+    expect(not any(np.any(leaf) for leaf in jax.tree.leaves(gradient)), stop)
     changed = jax.tree.map(lambda x: x + random_normal(rng, *x.shape), _changeable(inputs))
     middle = sizes.steps // 2
     for discount in (0.0, 1.0):

@@ -1,0 +1,201 @@
+"""Torsos for images, and the stacking of frames that single images need."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from framework.interfaces import Torso
+from framework.layers import Linear, check_sizes, truncated_normal
+from framework.registry import component
+from framework.types import Array, PyTree
+
+
+def unit_images(observation: Array) -> Array:
+    """Images [..., H, W, C] float32: bytes are scaled to [0, 1], other numbers kept; [H, W] is one channel."""
+    if observation.ndim == 4:  # [T, B, H, W]
+        observation = observation[..., None]
+    if observation.ndim != 5:
+        raise ValueError(
+            f"a convolutional torso needs observations [H, W] or [H, W, C], got {list(observation.shape[2:])}: "
+            "choose another torso"
+        )
+    images = observation.astype(jnp.float32)
+    return images / 255.0 if observation.dtype == jnp.uint8 else images
+
+
+class Convolution(nn.Module):
+    """A convolution with truncated-normal weights, zero biases and zero padding: [..., H, W, C] to [..., H', W', size].
+
+    Attributes:
+      size: number of filters.
+      kernel, stride: of both axes; H' = ceil(H / stride).
+    """
+
+    size: int
+    kernel: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        stddev = (self.kernel**2 * x.shape[-1]) ** -0.5  # 1 / sqrt(fan_in), as in a linear layer.
+        convolve = nn.Conv(
+            self.size,
+            kernel_size=(self.kernel, self.kernel),
+            strides=(self.stride, self.stride),
+            kernel_init=truncated_normal(stddev),
+            name="convolution",
+        )
+        return convolve(x)
+
+
+def embed(images: Array, hidden: int) -> Array:
+    """The last layer of a convolutional torso: from [T, B, H, W, C] to relu(W x + b) [T, B, hidden]."""
+    flat = nn.relu(images).reshape(*images.shape[:2], math.prod(images.shape[2:]))
+    return nn.relu(Linear(hidden, name="hidden")(flat))
+
+
+@component("torsos")
+class Convolutional(nn.Module):
+    """A few convolutions with ReLU, then a layer; by default the network of Mnih et al. (2013).
+
+    Bytes are scaled to [0, 1]. The padding is chosen (zeros, so that images of any size fit).
+
+    Attributes:
+      channels: filters of each convolution.
+      kernels, strides: of each convolution, in pixels.
+      hidden: size of the layer.
+    """
+
+    channels: tuple[int, ...] = (16, 32)
+    kernels: tuple[int, ...] = (8, 4)
+    strides: tuple[int, ...] = (4, 2)
+    hidden: int = 256
+
+    def __post_init__(self) -> None:
+        check_sizes((*self.channels, *self.kernels, *self.strides, self.hidden))
+        if not len(self.channels) == len(self.kernels) == len(self.strides):
+            raise ValueError(
+                f"channels {self.channels}, kernels {self.kernels} and strides {self.strides} must be equally many, "
+                "one for each convolution"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        x = unit_images(observation)
+        for index, sizes in enumerate(zip(self.channels, self.kernels, self.strides, strict=True)):
+            x = Convolution(*sizes, name=f"convolution_{index}")(x if index == 0 else nn.relu(x))
+        return embed(x, self.hidden), carry
+
+    def initial_carry(self, batch: int) -> PyTree:
+        return ()
+
+
+class ResidualUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))), with kernels 3 x 3 (Espeholt et al., 2018, figure 3)."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        size = x.shape[-1]
+        inner = Convolution(size, kernel=3, name="convolution_0")(nn.relu(x))
+        return x + Convolution(size, kernel=3, name="convolution_1")(nn.relu(inner))
+
+
+@component("torsos")
+class Impala(nn.Module):
+    """The residual network of IMPALA (Espeholt et al., 2018, figure 3, right), without its LSTM.
+
+    A block is a convolution 3 x 3, a maximum over 3 x 3 with stride 2, and residual units. Bytes are scaled to [0, 1].
+
+    Attributes:
+      channels: filters of each block; (16, 32, 32) in IMPALA, (256, 384, 384, 256) for DiscoRL's agents on Atari.
+      units: residual units of a block; 2 in IMPALA, not stated for DiscoRL.
+      hidden: size of the layer; 256 in IMPALA, 768 for DiscoRL's agents on Atari.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 32)
+    units: int = 2
+    hidden: int = 256
+
+    def __post_init__(self) -> None:
+        check_sizes((*self.channels, self.units, self.hidden))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        x = unit_images(observation)
+        for block, size in enumerate(self.channels):
+            x = Convolution(size, kernel=3, name=f"block_{block}")(x)
+            x = _pool(x)
+            for unit in range(self.units):
+                x = ResidualUnit(name=f"block_{block}_unit_{unit}")(x)
+        return embed(x, self.hidden), carry
+
+    def initial_carry(self, batch: int) -> PyTree:
+        return ()
+
+
+def _pool(x: Array) -> Array:
+    """Maximum over 3 x 3 pixels with stride 2: [T, B, H, W, C] to [T, B, ceil(H / 2), ceil(W / 2), C]."""
+    pooled = nn.max_pool(x.reshape(-1, *x.shape[2:]), (3, 3), strides=(2, 2), padding="SAME")
+    return pooled.reshape(*x.shape[:2], *pooled.shape[1:])
+
+
+@component("torsos")
+class FrameStack(nn.Module):
+    """Shows a torso the last frames of the episode, one behind the other on the last axis, the newest last.
+
+    The frames are the carry: environments show and trajectories hold single frames, which are stacked when they are
+    read. Before an episode's first frame all is zero, as after an agent's birth.
+
+    Attributes:
+      torso: what sees the frames, [T, B, H, W, frames C] for images [H, W, C].
+      frames: how many it sees at once; 4 in Mnih et al. (2015).
+      observation_shape, observation_dtype: of a single frame; an Atari frame's by default.
+    """
+
+    torso: Torso
+    frames: int = 4
+    observation_shape: tuple[int, ...] = (84, 84, 1)
+    observation_dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise ValueError(f"frames must be at least 2, got {self.frames}: without a stack, use the torso itself")
+        if not self.observation_shape:
+            raise ValueError("observation_shape must have an axis to stack on: a state's index cannot be stacked")
+        super().__post_init__()
+
+    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        if observation.shape[2:] != self.observation_shape or observation.dtype != self.observation_dtype:
+            raise ValueError(
+                f"FrameStack is set up for observations {self.observation_dtype}{list(self.observation_shape)} and is "
+                f"shown {observation.dtype}{list(observation.shape[2:])}: set its observation_shape and "
+                "observation_dtype to those of the environment"
+            )
+        before, carry = carry
+        shown, steps = jnp.concatenate([jnp.moveaxis(before, 1, 0), observation]), observation.shape[0]
+        # Frames belong together where as many episodes have begun before the one as before the other.
+        episode = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
+        episodes = jnp.concatenate([jnp.zeros((self.frames - 1, *reset.shape[1:]), jnp.int32), episode])
+        lags = range(self.frames - 1, -1, -1)
+        first = self.frames - 1
+        of_episode = functools.partial(_of_episode, shown, episodes)
+        stack = jnp.concatenate([of_episode(first - lag, steps, episode) for lag in lags], axis=-1)
+        after = of_episode(steps, self.frames - 1, episode[-1:])
+        embedding, carry = self.torso(stack, reset, carry)
+        return embedding, (jnp.moveaxis(after, 0, 1), carry)
+
+    def initial_carry(self, batch: int) -> PyTree:
+        frames = jnp.zeros((batch, self.frames - 1, *self.observation_shape), self.observation_dtype)
+        return frames, self.torso.initial_carry(batch)
+
+
+def _of_episode(shown: Array, episodes: Array, start: int, length: int, episode: Array) -> Array:
+    """Rows ``start`` to ``start + length`` of the frames [T', B, ...], zero where they are of another episode."""
+    frames, same = shown[start : start + length], episodes[start : start + length] == episode
+    return jnp.where(same.reshape(*same.shape, *[1] * (frames.ndim - 2)), frames, jnp.zeros_like(frames))

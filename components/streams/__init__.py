@@ -1,0 +1,1 @@
+"""Environments outside the device, as processes without JAX step them."""

@@ -1,0 +1,60 @@
+"""Atari games, on the host (Bellemare et al., 2013)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from components.streams.atari import ATARI57, AtariGame
+from framework.registry import component
+from framework.types import PyTree
+
+
+@component("suites")
+@dataclasses.dataclass(frozen=True)
+class Atari:
+    """Atari games, one task each; as they are, the protocol of Machado et al. (2018).
+
+    Observations are single grey frames [84, 84, 1] uint8: an agent's torso stacks them.
+
+    Attributes:
+      games: names of the ROMs, such as ``ms_pacman``; by default the benchmark's 57.
+      sticky: whether each emulator frame repeats the frame before's action with probability 0.25.
+      full_action_space: whether there are 18 actions, or those alone that a game takes notice of; with 18, all games
+        make one group.
+      max_noops: an episode begins with up to so many frames without action, their number drawn uniformly from 0.
+      frame_skip: emulator frames of a step.
+      max_frames: limit of an episode, in emulator frames (108,000 are half an hour).
+      clip_rewards: whether rewards are their signs.
+    """
+
+    games: tuple[str, ...] = ATARI57
+    sticky: bool = True
+    full_action_space: bool = True
+    max_noops: int = 0
+    frame_skip: int = 4
+    max_frames: int = 108_000
+    clip_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.games or len(set(self.games)) != len(self.games):
+            raise ValueError(f"games must be named, and each once, got {self.games}")
+        for game in self.games:
+            self.environment(game)
+
+    def tasks(self) -> Sequence[str]:
+        return self.games
+
+    def environment(self, task: str) -> AtariGame:
+        return AtariGame(
+            game=task,
+            sticky=self.sticky,
+            full_action_space=self.full_action_space,
+            max_noops=self.max_noops,
+            frame_skip=self.frame_skip,
+            max_frames=self.max_frames,
+            clip_rewards=self.clip_rewards,
+        )
+
+    def level(self, task: str) -> PyTree:
+        return ()

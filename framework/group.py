@@ -1,0 +1,101 @@
+"""Groups: agents that are alike, side by side in one compiled program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from framework.agent import Agent
+from framework.interfaces import Bandit, HostEnvironment, Lifetime, Replay, Suite
+from framework.numbers import Hyperparameter
+from framework.registry import Problem, component
+from framework.update_rule import UpdateRule, parts
+
+
+@component("groups")
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Agents that share a network and the specification of their environments; vmapped, spread over devices.
+
+    Attributes:
+      agent: what each of them is.
+      suite: what they learn on; agent i begins with task i, modulo the number of tasks.
+      replay: what they learn from.
+      num_environments: environments an agent acts in at once (E).
+      trajectory_length: steps acted per update (T).
+      agents: how many there are (P).
+      epochs: passes over an update's batch.
+      minibatches: parts a pass splits the batch's trajectories into.
+      lifetime: how long they live; without end by default.
+      bandit: chooses the hyperparameters of newborn agents; by default they are those of the configuration.
+      chunk: agents of one device computed at once, to bound memory; all by default.
+    """
+
+    agent: Agent
+    suite: Suite
+    replay: Replay
+    num_environments: int
+    trajectory_length: int
+    agents: int = 1
+    epochs: int = 1
+    minibatches: int = 1
+    lifetime: Lifetime | None = None
+    bandit: Bandit | None = None
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("agents", "num_environments", "trajectory_length", "epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.chunk is not None and (self.chunk < 1 or self.agents % self.chunk):
+            raise ValueError(f"chunk must divide the {self.agents} agents, got {self.chunk}")
+
+    def hyperparameters(self, rule: UpdateRule) -> dict[str, float]:
+        """The numbers a newborn agent carries, short of a bandit's choice."""
+        return {part.name: part.value for part in self._numbers(rule)}
+
+    def _numbers(self, rule: UpdateRule) -> Iterator[Hyperparameter]:
+        for owner in (rule, self.agent):
+            yield from (part for part in parts(owner) if isinstance(part, Hyperparameter))
+
+    def problems(self, rule: UpdateRule) -> list[Problem]:
+        """Everything inconsistent between the parts of the group, and between it and the rule."""
+        spec = self.suite.environment(self.suite.tasks()[0]).spec
+        return [*self.agent.problems(rule), *self.agent.problems_with(spec), *self._own_problems(rule)]
+
+    def _own_problems(self, rule: UpdateRule) -> Iterator[Problem]:
+        tasks = tuple(self.suite.tasks())
+        first = self.suite.environment(tasks[0])
+        for task in tasks[1:]:
+            other = self.suite.environment(task)
+            alike = other.spec == first.spec if isinstance(first, HostEnvironment) else other == first
+            if not alike:
+                message = f"the tasks {tasks[0]} and {task} are different environments: give each a group of its own"
+                yield Problem(self, "suite", message)
+                break
+        batch = self.replay.batch(self.num_environments)
+        if batch % self.minibatches:
+            message = f"a batch of {batch} trajectories cannot be split into {self.minibatches}"
+            yield Problem(self, "minibatches", message)
+        values: dict[str, Hyperparameter] = {}
+        for number in self._numbers(rule):
+            if values.setdefault(number.name, number) != number:
+                yield Problem(number, "value", f"the hyperparameter '{number.name}' has two initial values")
+        if self.bandit is not None:
+            for name in self.bandit.arms():
+                if name not in values:
+                    known = ", ".join(values) or "none"
+                    message = f"no part of the agent or the rule reads the hyperparameter '{name}' (there are: {known})"
+                    yield Problem(self.bandit, None, message)
+            if self.lifetime is None:
+                message = "the bandit learns from lifetimes that end, and these do not: bind 'lifetime'"
+                yield Problem(self, "lifetime", message)
+        if 0 < self.replay.capacity < self.num_environments:
+            message = f"{self.replay.capacity} trajectories are fewer than the {self.num_environments} of one unroll"
+            yield Problem(self.replay, "capacity", message)
+        fresh = self.replay.fresh_of_batch(self.num_environments)
+        if fresh > self.num_environments:
+            message = (
+                f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"
+            )
+            yield Problem(self.replay, "fresh", message)

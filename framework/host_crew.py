@@ -1,0 +1,193 @@
+"""Those who share the streams of a host pool: worker processes, or the pool's own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from framework.errors import UserError
+from framework.host_worker import Beginning, Failure, StepArrays, Streams
+from framework.specs import EnvironmentSpec
+
+_BEGIN = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from framework.host_worker import serve
+serve(int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+_WORKER_VARIABLES = {
+    # Streams are the parallelism: threads below them would only compete.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # An environment of a user's that imports JAX must not take the accelerator.
+    "JAX_PLATFORMS": "cpu",
+}
+
+_GRACE = 2.0
+"""Seconds that a worker gets to end by itself."""
+
+
+class WorkerDiedError(Exception):
+    """A worker process is gone, with the streams of its own."""
+
+    def __init__(self, own: range, how: str) -> None:
+        super().__init__(how)
+        self.own, self.how = own, how
+
+
+class Member(Protocol):
+    """One of those that share a pool's streams."""
+
+    own: range
+
+    def ask(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        """Begins an operation on the member's streams."""
+
+    def answer(self) -> Any:
+        """Awaits the operation's end; what it returned."""
+
+    def close(self) -> None:
+        """Asks it to end, without waiting."""
+
+    def join(self) -> None:
+        """Awaits its end, and enforces it."""
+
+
+class InProcess:
+    """Steps streams in the pool's own process, when it is asked for the answer."""
+
+    def __init__(self, streams: Streams, own: range) -> None:
+        self.own, self._streams = own, streams
+        self._asked: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    def ask(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        self._asked = operation, arguments
+
+    def answer(self) -> Any:
+        assert self._asked is not None
+        (operation, arguments), self._asked = self._asked, None
+        return operation(self._streams, *arguments)
+
+    def close(self) -> None:
+        self._streams.close()
+
+    def join(self) -> None:
+        pass
+
+
+class Worker:
+    """A process that steps streams.
+
+    It is a new interpreter that shares nothing with this one but a socket and a block of memory: a fork would copy
+    JAX's threads and locks, and multiprocessing's other ways run the main script once more.
+    """
+
+    def __init__(self, beginning: Beginning, memory_descriptor: int) -> None:
+        self.own = beginning.own
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptors = (theirs.fileno(), memory_descriptor)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _BEGIN, json.dumps(sys.path), *map(str, descriptors)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+                env={**os.environ, **_WORKER_VARIABLES},
+            )
+        self._connection = Connection(ours.detach())
+        self._connection.send(beginning)
+
+    def ask(self, operation: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            message = pickle.dumps((operation, arguments))
+        except Exception as error:
+            raise UserError(
+                f"an environment cannot be sent to a worker process: {type(error).__name__}: {error}. Its class must "
+                "be importable by the name of a module, and its fields must be picklable"
+            ) from error
+        try:
+            self._connection.send_bytes(message)
+        except ConnectionError:
+            raise self._died() from None
+
+    def answer(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            raise self._died() from None
+        if isinstance(answer, Failure):
+            raise answer.error()
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def join(self) -> None:
+        for end in (self.process.terminate, self.process.kill):
+            try:
+                self.process.wait(timeout=_GRACE)
+                return
+            except subprocess.TimeoutExpired:
+                end()
+        self.process.wait()
+
+    def _died(self) -> WorkerDiedError:
+        try:
+            status = self.process.wait(timeout=_GRACE)
+        except subprocess.TimeoutExpired:
+            return WorkerDiedError(self.own, "does not answer any more")
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return WorkerDiedError(self.own, how)
+
+
+def gather(spec: EnvironmentSpec, streams: int, workers: int) -> tuple[list[Member], StepArrays]:
+    """Those who share S streams, evenly, and the arrays that they write to."""
+    size = StepArrays.size(spec, streams)
+    if workers == 0:
+        arrays = StepArrays.over(bytearray(size), spec, streams)
+        return [InProcess(Streams(arrays, spec, range(streams)), range(streams))], arrays
+    descriptor = _shared_memory(size)
+    try:
+        arrays = StepArrays.over(mmap.mmap(descriptor, size), spec, streams)
+        bounds = [streams * worker // workers for worker in range(workers + 1)]
+        crew: list[Member] = []
+        try:
+            for start, stop in itertools.pairwise(bounds):
+                crew.append(Worker(Beginning(spec, streams, range(start, stop)), descriptor))
+        except BaseException:
+            dismiss(crew)
+            raise
+    finally:
+        os.close(descriptor)
+    return crew, arrays
+
+
+def _shared_memory(size: int) -> int:
+    """A descriptor of nameless memory: nothing is left behind, however the processes that hold it end."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("host_pool")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def dismiss(crew: Sequence[Member]) -> None:
+    """Ends everyone: asks all before it waits for any."""
+    for member in crew:
+        member.close()
+    for member in crew:
+        member.join()

@@ -1,0 +1,306 @@
+"""The half of a host pool that steps the environments: in worker processes, or in the pool's own.
+
+Nothing here imports JAX: a worker starts fast and touches no accelerator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from framework.errors import UserError
+from framework.specs import EnvironmentSpec
+
+if TYPE_CHECKING:
+    from framework.interfaces import HostEnvironment, HostStream
+
+T = TypeVar("T")
+
+_ALIGNMENT = 64
+"""Of arrays in the shared block, in bytes: a cache line, so that two workers never write to the same one."""
+
+_PATIENCE = 1.0
+"""Seconds between two looks at whether the pool's process is still there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StepArrays:
+    """What S streams are told and what they show, as arrays over one block of memory.
+
+    Attributes:
+      action: [S] int32.
+      observation: [S, ...].
+      reward, discount: [S] float32.
+      last, dummy: [S] bool.
+      busy: whether something is being done with the stream, so that a crash can be laid to it [S] bool.
+    """
+
+    action: np.ndarray
+    observation: np.ndarray
+    reward: np.ndarray
+    discount: np.ndarray
+    last: np.ndarray
+    dummy: np.ndarray
+    busy: np.ndarray
+
+    @staticmethod
+    def size(spec: EnvironmentSpec, streams: int) -> int:
+        """Bytes that the arrays of S streams take."""
+        return sum(_padded(dtype, shape) for dtype, shape in _layout(spec, streams))
+
+    @classmethod
+    def over(cls, memory: mmap.mmap | bytearray, spec: EnvironmentSpec, streams: int) -> StepArrays:
+        """The arrays of S streams over a block of at least `size` bytes."""
+        arrays, offset = [], 0
+        for dtype, shape in _layout(spec, streams):
+            arrays.append(np.ndarray(shape, dtype, buffer=memory, offset=offset))
+            offset += _padded(dtype, shape)
+        return cls(*arrays)
+
+    def of_streams(self, streams: range) -> StepArrays:
+        """Views of the rows of some streams."""
+        rows = slice(streams.start, streams.stop)
+        return StepArrays(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+
+def _layout(spec: EnvironmentSpec, streams: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
+    scalars = (np.dtype(dtype) for dtype in (np.float32, np.float32, np.bool_, np.bool_, np.bool_))
+    return [
+        (np.dtype(np.int32), (streams,)),
+        (np.dtype(spec.observation_dtype), (streams, *spec.observation_shape)),
+        *((dtype, (streams,)) for dtype in scalars),
+    ]
+
+
+def _padded(dtype: np.dtype, shape: tuple[int, ...]) -> int:
+    return -(-dtype.itemsize * int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT
+
+
+@dataclasses.dataclass
+class _Slot:
+    """One stream, its environment, and whether the next step only begins an episode."""
+
+    environment: HostEnvironment
+    stream: HostStream
+    dummy_next: bool = False
+
+
+class Streams:
+    """Some of a pool's streams, with the pool's way of joining one episode to the next.
+
+    A step that *terminates* an episode shows the next episode's first observation. A step at which a *limit* cuts an
+    episode off is an ordinary one that shows the episode's final observation; the step after it is a dummy: its action
+    is ignored, and it shows the next episode's first observation.
+    """
+
+    def __init__(self, arrays: StepArrays, spec: EnvironmentSpec, numbers: range) -> None:
+        """Without streams yet; ``numbers`` are theirs in the pool, for error messages."""
+        self._arrays, self._spec, self._numbers = arrays, spec, numbers
+        self._slots: list[_Slot] = []
+
+    def open(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]]) -> None:
+        """Opens all streams, each from its seed's words."""
+
+        def open_one(index: int) -> None:
+            self._slots.append(_Slot(environments[index], environments[index].open(seeds[index])))
+
+        self._for_each("opening", environments, open_one)
+
+    def reset(self) -> None:
+        """Begins a new episode in every stream."""
+        self._for_each("resetting", self._environments(), self._begin)
+
+    def replace(self, index: int, environment: HostEnvironment, seed: Sequence[int]) -> None:
+        """Opens another stream in the place of one, and begins an episode in it."""
+
+        def replace(index: int) -> None:
+            new = _Slot(environment, environment.open(seed))
+            self._slots[index].stream.close()
+            self._slots[index] = new
+            self._begin(index)
+
+        self._for_each("replacing", [environment], replace, first=index)
+
+    def step(self) -> None:
+        """One step of every stream, with the actions that the arrays hold."""
+        actions = self._arrays.action.tolist()
+        self._for_each("stepping", self._environments(), lambda index: self._step(index, actions[index]))
+
+    def snapshot(self) -> list[bytes]:
+        """The whole state of every stream, with the environment that it belongs to."""
+
+        def save(index: int) -> bytes:
+            slot = self._slots[index]
+            return pickle.dumps((slot.environment, slot.dummy_next, slot.stream.snapshot()))
+
+        return self._for_each("saving", self._environments(), save)
+
+    def restore(self, snapshots: Sequence[bytes]) -> list[HostEnvironment]:
+        """Goes back to states, with the environments that they were saved with; these are returned."""
+
+        def restore(index: int) -> HostEnvironment:
+            environment, dummy_next, state = pickle.loads(snapshots[index])
+            if environment.spec != self._spec:
+                raise UserError(
+                    f"{environment!r} was saved, whose specification {environment.spec} is not {self._spec}"
+                )
+            slot = self._slots[index]
+            if environment != slot.environment:
+                stream = environment.open((0,))  # The seed does not matter: the state holds the generators.
+                slot.stream.close()
+                slot.environment, slot.stream = environment, stream
+            slot.stream.restore(state)
+            slot.dummy_next = dummy_next
+            return slot.environment
+
+        return self._for_each("restoring", self._environments(), restore)
+
+    def close(self) -> None:
+        """Closes every stream."""
+        while self._slots:
+            self._slots.pop().stream.close()
+
+    def _begin(self, index: int) -> None:
+        slot = self._slots[index]
+        self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=False, dummy=False)
+        slot.dummy_next = False
+
+    def _step(self, index: int, action: int) -> None:
+        slot = self._slots[index]
+        if slot.dummy_next:
+            slot.dummy_next = False
+            self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=True, dummy=True)
+            return
+        observation, reward, terminated, truncated = slot.stream.step(action)
+        if terminated:
+            self._show(index, slot.stream.reset(), reward=reward, discount=0.0, last=True, dummy=False)
+        else:
+            slot.dummy_next = bool(truncated)
+            self._show(index, observation, reward=reward, discount=1.0, last=False, dummy=False)
+
+    def _show(
+        self, index: int, observation: np.ndarray, *, reward: float, discount: float, last: bool, dummy: bool
+    ) -> None:
+        arrays = self._arrays
+        if observation.shape != self._spec.observation_shape or observation.dtype != arrays.observation.dtype:
+            raise UserError(
+                f"{self._slots[index].environment!r} shows observations "
+                f"{observation.dtype}{list(observation.shape)}, its spec says "
+                f"{self._spec.observation_dtype}{list(self._spec.observation_shape)}: make the two agree"
+            )
+        arrays.observation[index] = observation
+        arrays.reward[index], arrays.discount[index] = reward, discount
+        arrays.last[index], arrays.dummy[index] = last, dummy
+
+    def _environments(self) -> list[HostEnvironment]:
+        return [slot.environment for slot in self._slots]
+
+    def _for_each(
+        self, doing: str, environments: Sequence[HostEnvironment], do: Callable[[int], T], first: int = 0
+    ) -> list[T]:
+        """Does something with streams one by one; what goes wrong is said with the stream and its environment."""
+        done: list[T] = []
+        busy = self._arrays.busy
+        for index, environment in enumerate(environments, first):
+            busy[index] = True
+            try:
+                done.append(do(index))
+            except UserError:
+                raise
+            except Exception as error:
+                raise self._failure(f"{doing} stream {self._numbers[index]}, {environment!r}", error) from error
+            finally:
+                busy[index] = False
+        return done
+
+    @staticmethod
+    def _failure(doing: str, error: Exception) -> UserError:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        failure = UserError(
+            f"{doing}, failed in {place.filename}, line {place.lineno}: {type(error).__name__}: {error}"
+        )
+        failure.add_note("".join(traceback.format_exception(error)))
+        return failure
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """The first message to a worker: what the arrays look like, and which streams are its own."""
+
+    spec: EnvironmentSpec
+    streams: int
+    own: range
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A worker's answer to what went wrong."""
+
+    message: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, error: UserError) -> Failure:
+        return cls(str(error), tuple(getattr(error, "__notes__", ())))
+
+    def error(self) -> UserError:
+        """The error, to be raised in the pool's process."""
+        error = UserError(self.message)
+        for note in self.notes:
+            error.add_note(note)
+        return error
+
+
+def serve(connection_descriptor: int, memory_descriptor: int) -> None:
+    """Runs a worker process until the pool's end of the connection is closed, by the pool or by its process's end.
+
+    A message is a method of `Streams` and its arguments; the answer is what it returns, or a `Failure`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the pool decides what ends.
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    with Connection(connection_descriptor) as connection:
+        beginning: Beginning = connection.recv()
+        memory = mmap.mmap(memory_descriptor, StepArrays.size(beginning.spec, beginning.streams))
+        arrays = StepArrays.over(memory, beginning.spec, beginning.streams).of_streams(beginning.own)
+        streams = Streams(arrays, beginning.spec, beginning.own)
+        try:
+            while True:
+                try:
+                    answer = _answer(streams, connection)
+                except UserError as error:
+                    answer = Failure.of(error)
+                connection.send(answer)
+        except (EOFError, ConnectionError):
+            pass
+        finally:
+            streams.close()
+
+
+def _end_with(process: int) -> None:
+    """Ends this process with its parent, even while an environment hangs and nobody listens to the connection."""
+    while os.getppid() == process:
+        time.sleep(_PATIENCE)
+    os._exit(1)
+
+
+def _answer(streams: Streams, connection: Connection) -> object:
+    message = connection.recv_bytes()
+    try:
+        operation, arguments = pickle.loads(message)
+    except Exception as error:
+        raise UserError(
+            f"a worker process cannot load its environments: {type(error).__name__}: {error}. Their classes must be "
+            "importable by the name of a module"
+        ) from error
+    return operation(streams, *arguments)

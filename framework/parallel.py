@@ -1,0 +1,97 @@
+"""Agents side by side: vectorised in chunks on a device, and spread over devices.
+
+Where every device holds equally many agents, what a device computes does not depend on how many devices there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from framework.errors import UserError
+from framework.types import PyTree
+
+AXIS = "agents"
+
+
+@dataclasses.dataclass(frozen=True)
+class Agents:
+    """How a function of one agent is computed for all P agents of a group.
+
+    Attributes:
+      count: number of agents (P).
+      chunk: how many of one device are vectorised at once; the chunks follow one another. All by default.
+      mesh: the devices that agents are spread over; ``None`` for one device.
+    """
+
+    count: int
+    chunk: int | None = None
+    mesh: Mesh | None = None
+
+    def map(self, function: Callable[..., Any], shared: PyTree, *of_agents: PyTree) -> Any:
+        """``function(shared, *agent)`` for every agent: arguments and results with a leading axis P, but ``shared``."""
+        if self.mesh is None:
+            return self._local(function, shared, *of_agents)
+        spread = PartitionSpec(AXIS)
+        return jax.shard_map(
+            lambda shared, *rest: self._local(function, shared, *rest),
+            mesh=self.mesh,
+            in_specs=(PartitionSpec(), *([spread] * len(of_agents))),
+            out_specs=spread,
+            check_vma=False,
+        )(shared, *of_agents)
+
+    def _local(self, function: Callable[..., Any], shared: PyTree, *of_agents: PyTree) -> Any:
+        local = self.count // (1 if self.mesh is None else self.mesh.size)
+        if local == 1:  # The program of a single agent needs no batched products.
+            result = function(shared, *jax.tree.map(lambda x: x[0], of_agents))
+            return jax.tree.map(lambda x: x[None], result)
+        vectorised = jax.vmap(function, in_axes=(None, *([0] * len(of_agents))))
+        chunk = min(self.chunk or local, local)
+        if chunk == local:
+            return vectorised(shared, *of_agents)
+        if local % chunk:
+            raise UserError(f"{local} agents on a device cannot be split into chunks of {chunk}: choose a divisor")
+        chunked = jax.tree.map(lambda x: x.reshape(local // chunk, chunk, *x.shape[1:]), of_agents)
+        one = self if chunk > 1 else None
+        compute = vectorised if one else _single(function)
+        result = jax.lax.map(lambda agents: compute(shared, *agents), chunked)
+        return jax.tree.map(lambda x: x.reshape(local, *x.shape[2:]), result)
+
+    def gathered(self, tree: PyTree) -> PyTree:
+        """The agents' leaves [P, ...], all of them on every device: sums over P then have one order."""
+        if self.mesh is None:
+            return tree
+        everywhere = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, everywhere), tree)
+
+
+def _single(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a chunk of one agent."""
+
+    def compute(shared: PyTree, *chunk: PyTree) -> Any:
+        result = function(shared, *jax.tree.map(lambda x: x[0], chunk))
+        return jax.tree.map(lambda x: x[None], result)
+
+    return compute
+
+
+def mesh_for(counts: list[int]) -> Mesh | None:
+    """A mesh of all devices that divide every group's number of agents; ``None`` where that is one.
+
+    With one device, or groups that no larger number of devices divides, agents stay together.
+    """
+    devices = jax.devices()
+    size = max(n for n in range(1, len(devices) + 1) if all(count % n == 0 for count in counts))
+    return None if size == 1 else jax.make_mesh((size,), (AXIS,), devices=devices[:size])
+
+
+def mean_over_agents(tree: PyTree, weight: jax.Array) -> PyTree:
+    """Weighted mean over the leading axis, in the order of the agents; 0 where no agent has weight."""
+    scale = 1.0 / jnp.maximum(1.0, weight.sum())
+    return jax.tree.map(lambda x: jnp.tensordot(weight, x, axes=1) * scale, tree)
