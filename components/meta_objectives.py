@@ -20,10 +20,10 @@ from components.optimizers import Adam
 from components.torsos import MLP
 from components.value_estimators import v_trace
 from framework.agent import HEAD_STDDEV, resets
-from framework.errors import UserError
 from framework.interfaces import Number, Optimizer, Torso
 from framework.layers import Linear, Table
 from framework.registry import component
+from framework.specs import EnvironmentSpec
 from framework.transforms import log_probability, signed_parabolic
 from framework.types import Array, Params, PyTree, Trajectory
 
@@ -43,19 +43,11 @@ class ValueNetwork(nn.Module):
     @nn.compact
     def __call__(self, observation: Array, last: Array) -> Array:
         """From observations [T+1, B, ...] and the ends of episodes [T, B] to [T+1, B]."""
-        if _is_state_index(observation):
-            if self.num_states is None:
-                raise UserError(
-                    "meta_objectives: observations are indices of states: bind num_states, at least as many"
-                )
+        if self.num_states is not None:
             return Table(self.num_states, (1,), name="value")(observation).squeeze(-1)
         carry = self.torso.initial_carry(observation.shape[1])
         embedding, _ = self.torso(observation, resets(last), carry)
         return Linear(1, stddev=HEAD_STDDEV, name="value")(embedding).squeeze(-1)
-
-
-def _is_state_index(observation: Array) -> bool:
-    return observation.ndim == 2 and jnp.issubdtype(observation.dtype, jnp.integer)
 
 
 class ValueState(struct.PyTreeNode):
@@ -71,14 +63,11 @@ class _PolicyGradient(abc.ABC):
 
     discount: float
     value_network: Torso = VALUE_NETWORK
-    num_states: int | None = None
     optimizer: Optimizer = VALUE_OPTIMIZER
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.discount <= 1.0:
             raise ValueError(f"discount must lie in [0, 1], got {self.discount}")
-        if self.num_states is not None and self.num_states < 1:
-            raise ValueError(f"num_states must be at least 1, got {self.num_states}")
         if isinstance(self.optimizer.learning_rate, Number):
             raise ValueError("optimizer must have a constant learning rate: a value function has no hyperparameters")
 
@@ -86,17 +75,16 @@ class _PolicyGradient(abc.ABC):
     def _ratio(self, trajectory: Trajectory, logits: Array) -> Array:
         """How much likelier the actions are now than when they were taken, for V-trace to clip at 1 [T, B]."""
 
-    def _network(self) -> ValueNetwork:
-        return ValueNetwork(self.value_network, self.num_states)
-
     def _outputs(self, params: Params, trajectory: Trajectory) -> Array:
         """The value network's outputs [T+1, B]."""
-        return cast(Array, self._network().apply({"params": params}, trajectory.observation, trajectory.last))
+        table = params["value"].get("table")
+        network = ValueNetwork(self.value_network, None if table is None else table.shape[0])
+        return cast(Array, network.apply({"params": params}, trajectory.observation, trajectory.last))
 
-    def _initial_value(self, key: Array, trajectory: Trajectory) -> ValueState:
-        # Of the trajectory the shapes alone are known.
-        observation = jnp.zeros((2, 1, *trajectory.observation.shape[2:]), trajectory.observation.dtype)
-        params = self._network().init(key, observation, jnp.zeros((1, 1), bool))["params"]
+    def _initial_value(self, key: Array, spec: EnvironmentSpec) -> ValueState:
+        observation = jnp.zeros((2, 1, *spec.observation_shape), spec.observation_dtype)
+        network = ValueNetwork(self.value_network, spec.num_states)
+        params = network.init(key, observation, jnp.zeros((1, 1), bool))["params"]
         return ValueState(params=params, opt_state=self.optimizer.init(params))
 
     def _estimate(self, values: Array, trajectory: Trajectory, logits: Array, lambda_: float) -> tuple[Array, Array]:
@@ -156,7 +144,6 @@ class ActorCritic(_PolicyGradient):
     Attributes:
       discount: gamma.
       value_network: torso of the value function, for observations that are not indices of states.
-      num_states: entries of the table that is the value function where observations are indices of states.
       optimizer: of the value function.
       lambda_: decay of the traces.
       squashed: whether values are read through h^-1, the inverse of the signed hyperbolic transform.
@@ -177,8 +164,8 @@ class ActorCritic(_PolicyGradient):
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}")
 
-    def init(self, key: Array, trajectory: Trajectory) -> ActorCriticState:
-        value = self._initial_value(key, trajectory)
+    def init(self, key: Array, spec: EnvironmentSpec) -> ActorCriticState:
+        value = self._initial_value(key, spec)
         return ActorCriticState(value=value, advantages=initial_moments(), errors=initial_moments())
 
     def observe(
@@ -233,7 +220,6 @@ class Reinforce(_PolicyGradient):
     Attributes:
       discount: gamma; 0.99 in public versions of LPG.
       value_network: torso of the baseline, for observations that are not indices of states.
-      num_states: entries of the table that is the baseline where observations are indices of states.
       optimizer: of the baseline.
       off_policy: whether each step is weighted with min(1, pi / mu), as V-trace does with lambda 1: for trajectories
         from replay or of other parameters than those that are judged.
@@ -244,8 +230,8 @@ class Reinforce(_PolicyGradient):
     discount: float = 0.99
     off_policy: bool = False
 
-    def init(self, key: Array, trajectory: Trajectory) -> ValueState:
-        return self._initial_value(key, trajectory)
+    def init(self, key: Array, spec: EnvironmentSpec) -> ValueState:
+        return self._initial_value(key, spec)
 
     def observe(self, state: ValueState, trajectory: Trajectory, logits: Array) -> tuple[ValueState, dict[str, Array]]:
         errors, _ = self._estimate(self._outputs(state.params, trajectory), trajectory, logits, lambda_=1.0)

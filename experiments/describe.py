@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.description_text import print_description
-from experiments.loading import everything
-from framework import config
+from experiments.loading import load_config, tracing
 from framework.config import Loaded
 from framework.cost import Cost, measure_cost
 from framework.describe import describe
 from framework.description import Description
-from framework.experiment import Experiment
 from framework.runs.storage import strict_json
 from framework.train import Trainer
-
-__all__ = ["as_json", "define_flags", "everything", "main"]
 
 
 def define_flags(options: flags.FlagValues) -> None:
@@ -32,12 +28,12 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     Of a step only the beginning is traced, so that a discovery is described as quickly as all else.
 
     Raises:
-      ConfigError: all mistakes of the config.
-      UserError: its parts do not fit together.
+      ConfigError: all mistakes of the config, or its parts do not fit together.
     """
-    loaded = config.load(arguments[0], gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
+    loaded = load_config(arguments[0], options)
     trainer = Trainer(loaded.experiment)
-    description = describe(trainer)
+    with tracing(arguments[0]):
+        description = describe(trainer)
     cost = measure_cost(trainer) if options.cost else None
     if options.format == "json":
         print(as_json(loaded, description, cost))

@@ -6,11 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from experiments.loading import everything
-from framework import config
-from framework.experiment import Experiment
-
-__all__ = ["everything", "main"]
+from experiments.loading import load_config
 
 
 def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
@@ -19,10 +15,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     Raises:
       ConfigError: all mistakes of a config.
     """
-    left, right = (
-        config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
-        for name in arguments
-    )
+    left, right = (load_config(name, options) for name in arguments)
     for line in left.differences(right):
         print(line)
     return 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from absl import flags
 
 from components import everything
@@ -11,11 +14,20 @@ from framework.errors import UserError
 from framework.experiment import Experiment
 from framework.train import Trainer
 
-__all__ = ["everything", "load_experiment"]
+__all__ = ["everything", "load_config", "load_experiment", "tracing"]
+
+
+def load_config(name: str, options: flags.FlagValues) -> Loaded:
+    """A config, with the files and bindings that the flags add; nothing is traced.
+
+    Raises:
+      ConfigError: all mistakes of the config.
+    """
+    return config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
 
 
 def load_experiment(name: str, options: flags.FlagValues) -> Loaded:
-    """The experiment of a config, with the files and bindings that the flags add.
+    """A config whose experiment is known to fit together.
 
     One update is traced, which computes nothing: what the parts cannot know alone, such as shapes that do not fit,
     is found here and not after an hour in a queue.
@@ -23,12 +35,23 @@ def load_experiment(name: str, options: flags.FlagValues) -> Loaded:
     Raises:
       ConfigError: all mistakes of the config.
     """
-    loaded = config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
+    loaded = load_config(name, options)
+    with tracing(name):
+        Trainer(loaded.experiment).refuse_what_does_not_fit()
+    return loaded
+
+
+@contextlib.contextmanager
+def tracing(name: str) -> Iterator[None]:
+    """Lays what goes wrong while an experiment is traced to its config.
+
+    Raises:
+      ConfigError: what went wrong.
+    """
     try:
-        Trainer(loaded.experiment).state_shapes()
+        yield
     except UserError as error:
         raise ConfigError([Mistake(name, 0, str(error))]) from error
     except Exception as error:
         reason = f"an update cannot be traced: {type(error).__name__}: {error} (--debug shows where)"
         raise ConfigError([Mistake(name, 0, reason)]) from error
-    return loaded

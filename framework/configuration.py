@@ -15,15 +15,9 @@ def configuration(component: Any) -> Component:
     return describe_number(component) if isinstance(component, Number) else _component(component)
 
 
-def symbol(number: Number) -> str:
-    """What formulas write in the place of a number: the name that it goes by, which is its first text."""
-    names = (value for _, value in _values(number) if isinstance(value, str))
-    return next(names, type(number).__name__)
-
-
 def describe_number(number: Number) -> NumberDescription:
     """A number's parameters, and what it is called."""
-    return NumberDescription(**vars(_component(number)), symbol=symbol(number))
+    return NumberDescription(**vars(_component(number)), symbol=number.symbol())
 
 
 def _component(component: Any) -> Component:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from framework.agent import takes_index
-from framework.configuration import configuration, configured, describe_number, kind_of, symbol
+from framework.configuration import configuration, configured, describe_number, kind_of
 from framework.context import FeatureContext
 from framework.describe_population import describe_group, describe_held_out, memory_of_run, parameters_of
 from framework.description import (
@@ -217,7 +217,7 @@ def _loss(rule: UpdateRule) -> LossDescription:
     terms = tuple(
         LossTermDescription(
             head=term.head,
-            cost=symbol(term.cost) if isinstance(term.cost, Number) else float(term.cost),
+            cost=term.cost.symbol() if isinstance(term.cost, Number) else float(term.cost),
             formula=term.formula(rule.head(term.head)),
             component=configuration(term),
         )

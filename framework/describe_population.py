@@ -89,9 +89,9 @@ def _schedule(population: Population, steps: int) -> GroupScheduleDescription:
 
 
 def describe_held_out(held_out: HeldOut, experiment: Experiment, meta_params: Params) -> HeldOutDescription:
-    """What a rule is measured on: agents that learn as those of an experiment without discovery."""
-    frozen = dataclasses.replace(experiment, groups=held_out.groups, discovery=None, held_out=None)
-    trainer = Trainer(frozen)
+    """What a rule is measured on: agents that learn with it as it is, in lives without end."""
+    groups = tuple(dataclasses.replace(group, lifetime=None, bandit=None) for group in held_out.groups)
+    trainer = Trainer(dataclasses.replace(experiment, groups=groups, discovery=None, held_out=None))
     return HeldOutDescription(
         groups=tuple(describe_group(population, meta_params, held_out.updates) for population in trainer.populations),
         updates=held_out.updates,

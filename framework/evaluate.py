@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -12,14 +14,19 @@ import numpy as np
 from framework import keys
 from framework.agent import Network
 from framework.environment import Batched
-from framework.host import HostPool, HostStep
+from framework.host import HostPool
+from framework.host_programs import next_action
+from framework.host_worker import STAND_STILL
 from framework.interfaces import HostEnvironment
 from framework.lifecycle import Lifecycle
-from framework.rollout import act, actor_at, choose, initial_actor, shown
+from framework.rollout import act, initial_actor
 from framework.train import Trainer
-from framework.types import ActorState, Array, Life, Params, PyTree, TimeStep, TrainState
+from framework.types import ActorState, Array, Life, Params, PyTree, TrainState
 
 STEPS_PER_CALL = 256
+
+STREAMS_OF_A_WORKER = 8
+"""On the host, the least that a process is started for: fewer are played faster by this one."""
 
 
 def final_return(trainer: Trainer, state: TrainState) -> float | None:
@@ -31,9 +38,10 @@ def final_return(trainer: Trainer, state: TrainState) -> float | None:
     returns = []
     for population, group in zip(trainer.populations, state.groups, strict=True):
         for place in range(population.count):
-            agent = jax.tree.map(lambda x, i=place: x[i], (group.agents.life, group.agents.learner.params))
+            of_group = group.agents.life, group.agents.learner.params
+            life, params = jax.tree.map(lambda x, i=place: x[i], of_group)
             agent_key = jax.random.fold_in(jax.random.fold_in(key, population.index), place)
-            returns.append(agent_returns(population.lifecycle, *agent, agent_key, episodes=episodes).mean())
+            returns.append(agent_returns(population.lifecycle, life, params, agent_key, episodes=episodes).mean())
     return float(np.mean(returns))
 
 
@@ -45,29 +53,38 @@ def agent_returns(lifecycle: Lifecycle, life: Life, params: Params, key: Array, 
     task = lifecycle.tasks[int(life.task_index)]
     environment = cast(HostEnvironment, lifecycle.group.suite.environment(task))
     words = [int(word) for word in jax.random.key_data(key)]
-    with HostPool([environment] * episodes, [(*words, index) for index in range(episodes)], workers=0) as pool:
+    seeds = [(*words, index) for index in range(episodes)]
+    workers = min(os.cpu_count() or 1, episodes // STREAMS_OF_A_WORKER)
+    with HostPool([environment] * episodes, seeds, workers) as pool:
         return host_episode_returns(lifecycle.network, pool, params, key)
 
 
 def host_episode_returns(network: Network, pool: HostPool, params: Params, key: Array) -> np.ndarray:
     """Returns of one complete episode in each stream of a pool [S], with sampled actions."""
-    actor = actor_at(network, (), _time_step(pool.reset()))
+    choose, carry, shown = _chooser(network), network.initial_carry(pool.num_streams), pool.reset()
     finished, returns, step = np.zeros(pool.num_streams, bool), np.zeros(pool.num_streams), 0
     while not finished.all():
-        action, _, carry = _choose(network, params, actor, jax.random.fold_in(key, step))
-        after = pool.step(np.asarray(action))
-        actor = shown(network, actor, carry, (), _time_step(after), jnp.asarray(after.dummy))
-        returns += np.where(finished, 0.0, after.reward)
-        finished |= after.last
+        action, carry = choose(params, carry, shown.observation, shown.last, key, np.int32(step))
+        shown = pool.step(np.where(finished, STAND_STILL, action))
+        returns += np.where(finished, 0.0, shown.reward)
+        finished |= shown.last
         step += 1
     return returns
 
 
-def _time_step(step: HostStep) -> TimeStep:
-    return TimeStep(*map(jnp.asarray, (step.observation, step.reward, step.discount, step.last)))
+@functools.lru_cache
+def _chooser(network: Network) -> Callable[..., tuple[Array, PyTree]]:
+    """Actions and carries at a step, compiled; looked up once, as hashing a network takes longer than a step."""
 
+    @jax.jit
+    def choose(
+        params: Params, carry: PyTree, observation: Array, last: Array, key: Array, step: Array
+    ) -> tuple[Array, PyTree]:
+        key = jax.random.fold_in(key, step)
+        action, _, carry = next_action(network, params, carry, observation=observation, last=last, key=key)
+        return action, carry
 
-_choose = jax.jit(choose, static_argnums=0)
+    return choose
 
 
 def episode_returns(network: Network, environments: Batched, task: PyTree, params: Params, key: Array) -> np.ndarray:

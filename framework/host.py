@@ -11,7 +11,7 @@ import numpy as np
 
 from framework.errors import UserError
 from framework.host_crew import Worker, WorkerDiedError, dismiss, gather
-from framework.host_worker import Streams
+from framework.host_worker import STAND_STILL, Streams
 
 if TYPE_CHECKING:
     from framework.interfaces import HostEnvironment
@@ -97,14 +97,19 @@ class HostPool:
     def send(self, action: np.ndarray) -> None:
         """Begins a step of every stream, with actions [S]; `receive` awaits its end.
 
+        A stream whose action is `STAND_STILL` is not stepped: it shows again what it last showed.
+
         Raises:
-          ValueError: the actions are not S of those that the environments have.
+          ValueError: the actions are not S of those that the environments have, or `STAND_STILL`.
         """
         action = np.asarray(action)
         if action.shape != (self.num_streams,):
             raise ValueError(f"{self.num_streams} streams need as many actions, got an array of shape {action.shape}")
-        if action.min() < 0 or action.max() >= self.spec.num_actions:
-            raise ValueError(f"actions are 0 to {self.spec.num_actions - 1}, got {action.min()} to {action.max()}")
+        if action.min() < STAND_STILL or action.max() >= self.spec.num_actions:
+            raise ValueError(
+                f"actions are 0 to {self.spec.num_actions - 1}, or {STAND_STILL} for a stream that stands still, got "
+                f"{action.min()} to {action.max()}"
+            )
         self._refuse_when_busy()
         self._arrays.action[:] = action
         self._sent = True

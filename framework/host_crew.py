@@ -135,13 +135,11 @@ class Worker:
         self._connection.close()
 
     def join(self) -> None:
-        for end in (self.process.terminate, self.process.kill):
-            try:
-                self.process.wait(timeout=_GRACE)
-                return
-            except subprocess.TimeoutExpired:
-                end()
-        self.process.wait()
+        try:
+            self.process.wait(timeout=_GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def _died(self) -> WorkerDiedError:
         try:

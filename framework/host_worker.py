@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+STAND_STILL = -1
+"""The action of a stream that is not stepped: it shows again what it last showed."""
+
 _ALIGNMENT = 64
 """Of arrays in the shared block, in bytes: a cache line, so that two workers never write to the same one."""
 
@@ -133,7 +136,7 @@ class Streams:
         self._for_each("replacing", [environment], replace, first=index)
 
     def step(self) -> None:
-        """One step of every stream, with the actions that the arrays hold."""
+        """One step of every stream, with the actions that the arrays hold; `STAND_STILL` is none."""
         actions = self._arrays.action.tolist()
         self._for_each("stepping", self._environments(), lambda index: self._step(index, actions[index]))
 
@@ -177,6 +180,8 @@ class Streams:
         slot.dummy_next = False
 
     def _step(self, index: int, action: int) -> None:
+        if action == STAND_STILL:
+            return
         slot = self._slots[index]
         if slot.dummy_next:
             slot.dummy_next = False
@@ -267,7 +272,9 @@ def serve(connection_descriptor: int, memory_descriptor: int) -> None:
 
     A message is a method of `Streams` and its arguments; the answer is what it returns, or a `Failure`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the pool decides what ends.
+    # Ctrl-C reaches the whole terminal, and a cluster may ask all of a job's processes to end: the pool decides.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with Connection(connection_descriptor) as connection:
         beginning: Beginning = connection.recv()

@@ -321,8 +321,8 @@ class Weights(Protocol):
 class MetaObjective(Protocol):
     """Judges the parameters that a rule led an agent to, on a validation trajectory that they collected."""
 
-    def init(self, key: Array, trajectory: Trajectory) -> PyTree:
-        """What it keeps for a newborn agent (a value function, moving averages), for trajectories of these shapes."""
+    def init(self, key: Array, spec: EnvironmentSpec) -> PyTree:
+        """What it keeps for a newborn agent: a value function of such observations, moving averages."""
 
     def observe(self, state: PyTree, trajectory: Trajectory, logits: Array) -> tuple[PyTree, dict[str, Array]]:
         """Learns from a trajectory that the agent learns from; once per agent update, without meta-gradient.
@@ -400,6 +400,9 @@ class Number(Protocol):
 
     def resolve(self, hyperparameters: dict[str, Array], targets: dict[str, Array]) -> Array:
         """Its present value: [] or [T, B]."""
+
+    def symbol(self) -> str:
+        """What formulas write in its place."""
 
 
 KINDS: dict[str, type] = {

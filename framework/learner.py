@@ -61,7 +61,8 @@ def _mixed_mode_forward(loss, params, targets, given):  # type: ignore[no-untype
 
 
 def _mixed_mode_backward(loss, residuals, cotangents):  # type: ignore[no-untyped-def]
-    return (*gradient_product(loss, *residuals, cotangents[0]), None)
+    params, targets, given = residuals
+    return (*gradient_product(loss, params, targets, given, cotangents[0]), None)
 
 
 mixed_mode_gradient.defvjp(_mixed_mode_forward, _mixed_mode_backward)

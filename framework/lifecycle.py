@@ -33,6 +33,7 @@ from framework.types import (
     LearnerState,
     Life,
     Mean,
+    Outputs,
     Params,
     Place,
     PyTree,
@@ -48,6 +49,9 @@ ENDLESS = 2**31 - 1
 
 SCORE_DECAY = 0.9
 """Of the weight of earlier episodes in a lifetime's score, per update that completes an episode (chosen)."""
+
+DUMMY_STEPS = "dummy_steps"
+"""Name under which the steps are told that no environment made."""
 
 AGES = ("first", "second", "third", "fourth")
 """Quarters of a lifetime, by which returns are reported."""
@@ -195,9 +199,9 @@ class Lifecycle:
             agent = agent.replace(learner=agent.learner.replace(progress_per_update=per_update / budget))
         agent = agent.replace(life=agent.life.replace(arm=place.arm, budget=budget, births=place.births))
         if self.discovery is not None:
-            objective = self.discovery.objective.init(objective_key, self.example_batch)
+            objective = self.discovery.objective.init(objective_key, self.environment.spec)
             agent = agent.replace(objective=objective, window=self._empty_window(agent.learner))
-        if shown is not None:
+        if shown is not None or not self.warm_up_unrolls:
             return agent
 
         def act(index: Array, agent: AgentState) -> AgentState:
@@ -232,12 +236,12 @@ class Lifecycle:
     def _example(self, steps: int) -> Trajectory:
         spec, size = self.environment.spec, self.group.num_environments
 
-        def of_steps(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        def of_steps(*shape: int, dtype: Any = jnp.float32) -> Any:
             return jax.ShapeDtypeStruct((steps, size, *shape), dtype)
 
-        observation = (steps + 1, size, *spec.observation_shape)
+        observation: Any = jax.ShapeDtypeStruct((steps + 1, size, *spec.observation_shape), spec.observation_dtype)
         return Trajectory(
-            observation=jax.ShapeDtypeStruct(observation, spec.observation_dtype),
+            observation=observation,
             action=of_steps(dtype=jnp.int32),
             reward=of_steps(),
             discount=of_steps(),
@@ -268,6 +272,23 @@ class Lifecycle:
         newborn_key, act_key = jax.random.split(key)
         agent = self.newborn(newborn_key, 0, self.hyperparameters())
         return agent.learner, self.act(agent, agent.actor, act_key)[1]
+
+    def rehearsal(self, meta_params: Params, key: Array) -> dict[str, Mean]:
+        """What a step of an agent measures; computed from zeros, for its names and to see that the parts fit."""
+        fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.example_trajectory)
+        actor = jax.tree.map(lambda x: x[0], fresh.observation), fresh.reward[0], fresh.discount[0], fresh.last[0]
+        agent = self.newborn(key, 0, self.hyperparameters(), TimeStep(*actor))
+        agent = self.remember(agent, fresh)
+        if self.discovery is not None:
+            agent = agent.replace(objective=self.discovery.objective.init(key, self.environment.spec))
+        root, zero = jax.random.key_data(key), jnp.zeros((), jnp.int32)
+        agent, (_, means) = self.learn(meta_params, agent, fresh, root, zero)
+        if self.discovery is None:
+            return means
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.example_batch)
+        of_updates = self.inner_loop.aim(meta_params, agent.learner, batch)[2]
+        _, numbers = self.judge(agent.learner.params, fresh, agent.objective, of_updates)
+        return means | {name: mean_of(number) for name, number in numbers.items()} | _of_gradient(zero, zero, 1.0)
 
     # Life
 
@@ -312,7 +333,7 @@ class Lifecycle:
         means = {
             "episode/return": mean_of(episode_return, completed),
             "episode/length": mean_of(statistics.length_sum / completed, completed),
-            "dummy_steps": mean_of(statistics.dummy_steps),
+            DUMMY_STEPS: mean_of(statistics.dummy_steps),
         }
         for index, task in enumerate(self.tasks):
             means[f"return/{task}"] = mean_of(episode_return, jnp.where(life.task_index == index, completed, 0.0))
@@ -348,7 +369,7 @@ class Lifecycle:
             state, next_start = carry
             index, step = given
             after, _ = self.learner.update(meta_params, state, step.trajectories, step.keys)
-            state = jax.tree.map(lambda n, o: jnp.where(step.valid, n, o), after, state)
+            state = jax.tree.map(functools.partial(jnp.where, step.valid), after, state)
             return (state, self._at_stride(index, state, next_start)), None
 
         kept = discovery.kept_updates
@@ -373,13 +394,13 @@ class Lifecycle:
         """S new updates after the window's kept ones, and a validation trajectory of the final parameters."""
         agent, start, next_start = self.replay_window(meta_params, agent, root, counter)
 
-        def update(carry: tuple[AgentState, LearnerState], index: Array) -> tuple:
+        def update(carry: tuple[AgentState, LearnerState], index: Array) -> tuple[Any, Any]:
             agent, next_start = carry
             agent, out = self.advance(meta_params, agent, root, counter + index)
             return (agent, self.at_stride(index, agent.learner, next_start)), out
 
-        carry, (batches, means) = jax.lax.scan(update, (agent, next_start), jnp.arange(self._discovery.new_updates))
-        agent, next_start = carry
+        indices = jnp.arange(self._discovery.new_updates)
+        (agent, next_start), (batches, means) = jax.lax.scan(update, (agent, next_start), indices)
         key = keys.step_key(root, counter, Role.VALIDATION)
         actor, validation = self.act(agent, agent.actor, key, self.validation_length)
         return self.collected(
@@ -443,29 +464,44 @@ class Lifecycle:
         Returns:
           The loss; the final parameters and numbers to log.
         """
-        discovery = self._discovery
         params, of_updates = self.inner_loop(meta_params, start, experience)
+        loss, numbers = self.judge(params, validation, objective, of_updates)
+        return loss, (params, numbers)
+
+    def judge(
+        self, params: Params, validation: Trajectory, objective: PyTree, of_updates: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """The meta-loss of parameters [], and numbers to log.
+
+        Args:
+          params: that the rule led to.
+          validation: a trajectory of theirs.
+          objective: what the meta-objective keeps of the agent.
+          of_updates: what regularizers say of the updates that led there [].
+        """
         outputs = self.network.unroll(params, validation.observation, validation.last, validation.carry)
-        per_step, numbers = discovery.objective(objective, validation, outputs[POLICY])
+        per_step, numbers = self._discovery.objective(objective, validation, outputs[POLICY])
         weight = validation.weight
         judged = (per_step * weight).sum() / jnp.maximum(1.0, weight.sum())
-        seen = RegularizerInputs(
-            outputs=taken(self.rule, outputs, validation.action),
-            target_outputs=None,
-            targets={},
-            action=validation.action,
-            weight=weight,
-        )
-        on_validation = regularization([r for r in discovery.regularizers if r.on == "validation"], seen)
+        on_validation = self._on_validation(outputs, validation)
         loss = judged + on_validation + of_updates
-        numbers = {f"objective/{name}": value for name, value in numbers.items()}
-        numbers |= {
+        return loss, {f"objective/{name}": value for name, value in numbers.items()} | {
             "meta/loss": loss,
             "meta/objective": judged,
             "meta/regularization_on_validation": on_validation,
             "meta/regularization_on_updates": of_updates,
         }
-        return loss, (params, numbers)
+
+    def _on_validation(self, outputs: Outputs, validation: Trajectory) -> Array:
+        """The regularizers' weighted sum on the validation trajectory []."""
+        seen = RegularizerInputs(
+            outputs=taken(self.rule, outputs, validation.action),
+            target_outputs=None,
+            targets={},
+            action=validation.action,
+            weight=validation.weight,
+        )
+        return regularization([r for r in self._discovery.regularizers if r.on == "validation"], seen)
 
     def meta_step(
         self, meta_params: Params, agent: AgentState, root: Array, counter: Array
@@ -494,13 +530,16 @@ class Lifecycle:
         gradient = jax.tree.map(lambda g: jnp.where(sound, g * limit, 0.0), gradient)
         error = replay_error(start.params, agent.learner.params, params)
         weight = sound.astype(jnp.float32)
-        numbers |= {"meta/gradient_norm": norm, "meta/replay_error": error}
-        means = means | {name: mean_of(value, weight) for name, value in numbers.items()}
+        means |= {name: mean_of(value, weight) for name, value in numbers.items()} | _of_gradient(norm, error, weight)
         if discovery.kept_updates:
             new = discovery.new_updates
             later = jax.tree.map(lambda x: x[new:], (experience.trajectories, experience.valid))
             agent = agent.replace(window=Window(collected.next_start, *later))
         return agent, gradient, sound, means
+
+
+def _of_gradient(norm: Array, error: Array, weight: Array | float) -> dict[str, Mean]:
+    return {"meta/gradient_norm": mean_of(norm, weight), "meta/replay_error": mean_of(error, weight)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,9 @@ class Hyperparameter:
     def resolve(self, hyperparameters: dict[str, Array], targets: dict[str, Array]) -> Array:
         return hyperparameters[self.name]
 
+    def symbol(self) -> str:
+        return self.name
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -114,6 +117,9 @@ class Learned:
     def resolve(self, hyperparameters: dict[str, Array], targets: dict[str, Array]) -> Array:
         return (hyperparameters | targets)[self.name]
 
+    def symbol(self) -> str:
+        return self.name
+
 
 @component("numbers")
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +134,9 @@ class Output:
 
     def resolve(self, hyperparameters: dict[str, Array], targets: dict[str, Array]) -> Array:
         return targets[self.target]
+
+    def symbol(self) -> str:
+        return self.target
 
 
 Carried = Hyperparameter | Learned

@@ -43,9 +43,9 @@ class Population:
     def shown_shapes(self) -> TimeStep:
         """Shapes of what environments on the host show [P, E, ...]."""
         spec, places = self.lifecycle.environment.spec, (self.count, self.lifecycle.group.num_environments)
-        number = jax.ShapeDtypeStruct(places, jnp.float32)
-        observation = jax.ShapeDtypeStruct((*places, *spec.observation_shape), spec.observation_dtype)
-        return TimeStep(observation=observation, reward=number, discount=number, last=_like(number, bool))
+        number, flag = _shape(places, jnp.float32), _shape(places, bool)
+        observation = _shape((*places, *spec.observation_shape), spec.observation_dtype)
+        return TimeStep(observation=observation, reward=number, discount=number, last=flag)
 
     def roots(self, root: Array) -> Array:
         """The agents' root keys [P, 2]."""
@@ -172,8 +172,9 @@ class Population:
         return jax.lax.scan(record, bandit, (life.replace(task=()), gone))[0]
 
 
-def _like(shape: jax.ShapeDtypeStruct, dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, dtype)
+def _shape(shape: tuple[int, ...], dtype: Any) -> Any:
+    """The place of an array, in a tree of shapes."""
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _where(condition: Array, new: Array, old: Array) -> Array:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,26 @@ from framework.discovery import Discovery
 from framework.environment import refuse_mismatched_environment
 from framework.experiment import Experiment
 from framework.keys import Role
-from framework.lifecycle import Lifecycle, global_norm
+from framework.lifecycle import DUMMY_STEPS, Lifecycle, global_norm
 from framework.parallel import Agents, mean_over_agents, mesh_for
 from framework.population import Population
 from framework.statistics import mean_of, merged
-from framework.types import Array, GroupState, GroupStep, Params, PyTree, TimeStep, TrainState
+from framework.types import Array, GroupState, GroupStep, Mean, Params, PyTree, TimeStep, TrainState
 
 if TYPE_CHECKING:
     from framework.worlds import Worlds
+
+
+RULE_MEANS = ("meta/change_norm", "meta/mean_gradient_norm", "meta/parameter_norm")
+"""What is measured of the rule's own moves."""
+
+COUNTS = ("agents/lives_completed", "agents/lost")
+"""What is counted of agents whose lives end."""
+
+NUMBER_SHAPE: Any = jax.ShapeDtypeStruct((), jnp.float32)
+
+ROOT_SHAPE: Any = jax.ShapeDtypeStruct((2,), jnp.uint32)
+"""Shape of a root key."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +114,16 @@ class Trainer:
           root: the run's root key.
           shown: {group: what its environments on the host show first [P, E, ...]}.
         """
+        state = self._unmeasured(meta_params, root, shown)
+        of_groups, of_rule = self._measured_shapes
+        groups = tuple(
+            group.replace(means=_zeros(means), counts=_zeros(counts))
+            for group, (means, counts) in zip(state.groups, of_groups, strict=True)
+        )
+        return state.replace(groups=groups, means=_zeros(of_rule))
+
+    def _unmeasured(self, meta_params: Params, root: Array, shown: Mapping[int, TimeStep] | None) -> TrainState:
+        """The first state without a place for what will be measured."""
         discovery = self.experiment.discovery
         meta_optimizer: PyTree = ()
         if discovery is not None and not discovery.separate_optimizers:
@@ -109,7 +131,7 @@ class Trainer:
         groups = tuple(
             population.init(meta_params, root, (shown or {}).get(population.index)) for population in self.populations
         )
-        state = TrainState(
+        return TrainState(
             step=jnp.zeros((), jnp.int32),
             root_key=root,
             meta_params=meta_params,
@@ -117,29 +139,47 @@ class Trainer:
             groups=groups,
             means={},
         )
-        after = jax.eval_shape(self._imagined_step, state)
-        measured = [
-            group.replace(means=_zeros(new.means), counts=_zeros(new.counts))
-            for group, new in zip(state.groups, after.groups, strict=True)
-        ]
-        return state.replace(groups=tuple(measured), means=_zeros(after.means))
+
+    @functools.cached_property
+    def _measured_shapes(self) -> tuple[list[tuple[PyTree, PyTree]], PyTree]:
+        """Shapes of what a step measures: means and counts of each group, and the rule's own means."""
+        mean = Mean(total=NUMBER_SHAPE, weight=NUMBER_SHAPE)
+        of_groups = []
+        for population in self.populations:
+            arguments = self.meta_params_shapes(), jax.eval_shape(lambda: jax.random.key(0))
+            names = jax.eval_shape(population.lifecycle.rehearsal, *arguments)
+            counts = COUNTS if population.lives_end else ()
+            of_groups.append(
+                (
+                    {name: mean for name in names if name != DUMMY_STEPS},
+                    dict.fromkeys(counts, NUMBER_SHAPE),
+                )
+            )
+        discovered = self.experiment.discovery is not None
+        return of_groups, {name: mean for name in RULE_MEANS if discovered}
+
+    @property
+    def _shown_shapes(self) -> dict[int, TimeStep]:
+        return {p.index: p.shown_shapes for p in self.populations if p.lifecycle.on_host}
 
     def state_shapes(self) -> TrainState:
-        """Shapes of the whole state, from tracing a first step; nothing is computed.
+        """Shapes of the whole state, from tracing a first step; nothing is computed."""
+        return jax.eval_shape(self.init_with, self.meta_params_shapes(), ROOT_SHAPE, self._shown_shapes)
+
+    def refuse_what_does_not_fit(self) -> None:
+        """Traces one update of an agent of each group, and what judges it; nothing is computed.
 
         Raises:
           UserError: where an environment is not what it says it is, or the parts do not fit together.
         """
-        shown = {}
-        for population in self.populations:
-            lifecycle = population.lifecycle
-            if lifecycle.on_host:
-                shown[population.index] = population.shown_shapes
-                continue
-            for task in lifecycle.tasks:
+        held_out = self.experiment.held_out
+        measured_on = () if held_out is None else held_out.groups
+        for lifecycle in (*self.lifecycles, *(Lifecycle(self.experiment.rule, group) for group in measured_on)):
+            for task in () if lifecycle.on_host else lifecycle.tasks:
                 refuse_mismatched_environment(lifecycle.environments.environment, lifecycle.group.suite.level(task))
-        root = jax.ShapeDtypeStruct((2,), jnp.uint32)
-        return jax.eval_shape(self.init_with, self.meta_params_shapes(), root, shown)
+            if lifecycle not in self.lifecycles:
+                jax.eval_shape(lifecycle.rehearsal, self.meta_params_shapes(), jax.random.key(0))
+        _ = self._measured_shapes
 
     def meta_params_shapes(self) -> Params:
         """Shapes of the meta-parameters; nothing is computed."""
@@ -178,7 +218,7 @@ class Trainer:
     def _step(self, state: TrainState) -> TrainState:
         return self.finish(state, [self.group_step(state, population.index) for population in self.populations])
 
-    def _imagined_step(self, state: TrainState) -> TrainState:
+    def imagined_step(self, state: TrainState) -> TrainState:
         """A step for its shapes: what environments on the host would show is zero."""
         parts = [
             (population.imagined if population.lifecycle.on_host else population).step(
@@ -209,7 +249,7 @@ class Trainer:
         """The state with the rule moved by the agents' meta-gradients; the agents with their own optimizers' states."""
         pairs = list(zip(self.populations, parts, strict=True))
         gradients = _joined([population.agents.gathered(part.gradient) for population, part in pairs])
-        sound = jnp.concatenate([part.sound for part in parts])
+        sound = jnp.concatenate([part.sound for part in parts if part.sound is not None])
         optimizers = _joined([part.agents.meta_optimizer for part in parts])
         change, optimizers, meta_optimizer = self._meta_change(state, gradients, sound, optimizers, discovery)
         moved, first = [], 0
@@ -218,15 +258,12 @@ class Trainer:
             first += population.count
             own = jax.tree.map(lambda x, p=places: x[p], optimizers)
             moved.append(part.replace(agents=part.agents.replace(meta_optimizer=own)))
-        measured = {
-            "meta/change_norm": mean_of(global_norm(change)),
-            "meta/mean_gradient_norm": mean_of(global_norm(mean_over_agents(gradients, sound * 1.0))),
-            "meta/parameter_norm": mean_of(global_norm(state.meta_params)),
-        }
+        mean_gradient = mean_over_agents(gradients, sound * 1.0)
+        norms = [mean_of(global_norm(tree)) for tree in (change, mean_gradient, state.meta_params)]
         state = state.replace(
             meta_params=jax.tree.map(jnp.add, state.meta_params, change),
             meta_optimizer=meta_optimizer,
-            means=merged(state.means, measured) if state.means else measured,
+            means=merged(state.means, dict(zip(RULE_MEANS, norms, strict=True))),
         )
         return state, moved
 
@@ -256,19 +293,19 @@ class Trainer:
 
     def _lived(self, state: TrainState, population: Population, group: GroupState, part: GroupStep) -> GroupState:
         """The group after its part of a step."""
-        dummies = part.means["dummy_steps"].total.astype(jnp.int32)
-        means = {name: mean for name, mean in part.means.items() if name != "dummy_steps"}
+        dummies = part.means[DUMMY_STEPS].total.astype(jnp.int32)
+        means = {name: mean for name, mean in part.means.items() if name != DUMMY_STEPS}
         lost = jnp.zeros(population.count, bool) if part.sound is None else ~part.sound
         over = population.over(part.agents, lost)
         group = group.replace(
             agents=part.agents,
             dummy_steps=group.dummy_steps + dummies,
-            means=merged(group.means, means) if group.means else means,
+            means=merged(group.means, means),
         )
         if not population.lives_end:
             return group
-        counts = {"agents/lives_completed": (over & ~lost).sum() * 1.0, "agents/lost": lost.sum() * 1.0}
-        group = group.replace(counts=jax.tree.map(jnp.add, group.counts, counts) if group.counts else counts)
+        counts = dict(zip(COUNTS, ((over & ~lost).sum() * 1.0, lost.sum() * 1.0), strict=True))
+        group = group.replace(counts=jax.tree.map(jnp.add, group.counts, counts))
         if population.lifecycle.on_host:
             return group
         counter = self.counter(state) + self.updates_per_step
@@ -295,8 +332,8 @@ def measured(state: TrainState) -> dict[str, float]:
     Over several groups, means are weighted by what each has seen, and counts are summed.
     """
     means: dict[str, tuple[float, float]] = {}
-    for part in (state, *state.groups):
-        for name, mean in jax.device_get(part.means).items():
+    for seen in (state.means, *(group.means for group in state.groups)):
+        for name, mean in jax.device_get(seen).items():
             total, weight = means.get(name, (0.0, 0.0))
             means[name] = (total + float(mean.total), weight + float(mean.weight))
     numbers = {name: total / weight if weight else math.nan for name, (total, weight) in means.items()}

@@ -43,7 +43,7 @@ def test_roles_keep_their_numbers() -> None:
 
 def test_no_key_of_a_step_is_used_twice() -> None:
     """Acting, replay and minibatches: jax follows every key of the program."""
-    replay = ("Experiment.replay = @Uniform()", "Uniform.capacity = 8", "Uniform.batch_size = 8", "Uniform.fresh = 1")
+    replay = ("Group.replay = @Uniform()", "Uniform.capacity = 8", "Uniform.batch_size = 8", "Uniform.fresh = 1")
     bindings = (*replay, "EPOCHS = 2", "MINIBATCHES = 2", "NUM_ENVIRONMENTS = 2", "TRAJECTORY_LENGTH = 3")
     trainer = Trainer(load("ppo_catch", bindings=bindings, root=Experiment).experiment)
     with jax.debug_key_reuse(True):

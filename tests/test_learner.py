@@ -88,7 +88,7 @@ def _targets(of: Learner, meta_params: Params, state: LearnerState, batch: Traje
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=COMPILE_FAST)
 def gradient_of_loss(of: Learner, params: Params, batch: Trajectory, targets: dict[str, Array]) -> Params:
-    return jax.grad(lambda p: of.loss(p, batch, targets, {})[0])(params)
+    return jax.grad(lambda p: of.loss(p, targets, (batch, {}))[0])(params)
 
 
 @pytest.mark.parametrize("name", ["ppo_catch", "disco103_catch"])

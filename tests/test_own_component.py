@@ -72,11 +72,14 @@ class GuessEnvironment:
 
     spec = EnvironmentSpec(observation_shape=(2,), num_actions=2)
 
-    def reset(self, key):
+    def draw_task(self, key, level):
+        return level
+
+    def reset(self, key, task):
         face = jax.random.bernoulli(key).astype(jnp.int32)
         return face, jax.nn.one_hot(face, 2)
 
-    def step(self, key, state, action):
+    def step(self, key, task, state, action):
         reward = jnp.where(action == state, 1.0, 0.0)
         return state, TimeStep(jax.nn.one_hot(state, 2), reward, jnp.zeros(()), jnp.ones((), bool))
 
@@ -91,6 +94,9 @@ class Guess:
 
     def environment(self, task):
         return GuessEnvironment()
+
+    def level(self, task):
+        return ()
 '''
 
 CONFIG = """
@@ -103,11 +109,11 @@ NUM_ENVIRONMENTS = 8
 TRAJECTORY_LENGTH = 8
 UpdateRule.loss = [@ClippedSurrogate(), @loss_terms.Value(), @loss_terms.Entropy(), @SquaredLogits()]
 SquaredLogits.cost = 0.002
-Experiment.agent = @Agent()
+Group.agent = @Agent()
 Agent.torso = @Sines()
 Agent.optimizer = @optimizers.Adam()
 optimizers.Adam.learning_rate = 1e-2
-Experiment.suite = @Guess()
+Group.suite = @Guess()
 """
 
 

@@ -116,10 +116,13 @@ def test_metrics(finished: Path) -> None:
         assert all(re.fullmatch(r"[a-z]+/\w+", name) for name in list(point)[3:])
         assert all(math.isfinite(value) for value in point.values())
     groups = {name.partition("/")[0] for name in points[0] if "/" in name}
-    assert groups == {"episode", "loss", "update", "speed"}
+    assert groups == {"completed", "episode", "loss", "return", "speed", "update"}
     # Episodes of 3 x 3 Catch take two steps.
     assert [point["episode/completed"] for point in points] == [40, 40, 40, 24]
     assert {point["episode/length"] for point in points} == {2.0}
+    for point in points:
+        assert point["completed/catch_3x3"] == point["episode/completed"]
+        assert point["return/catch_3x3"] == point["episode/return"]
 
 
 def test_learning_curve_is_the_mean_over_episodes(finished: Path) -> None:
@@ -172,8 +175,8 @@ def test_progress_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     first, *_, before, end, where = captured.out.splitlines()
     number = r"-?[\d.]+(e-\d+)?"
-    assert re.fullmatch(rf"ppo_catch: step 5/10, return {number}, [\d,]+ steps/s", first)
-    assert re.fullmatch(rf"ppo_catch: step 10/10, return {number}, [\d,]+ steps/s, 0:00:00 left", before)
+    assert re.fullmatch(rf"ppo_catch: step 5/10, 80 env steps, return {number}, [\d,]+ steps/s", first)
+    assert re.fullmatch(rf"ppo_catch: step 10/10, 160 env steps, return {number}, [\d,]+ steps/s, 0:00:00 left", before)
     assert re.fullmatch(rf"finished: final return {number} after 10 steps, 160 environment steps", end)
     assert where == f"results in {tmp_path / 'run'}, curve in {tmp_path / 'run' / 'learning_curve.png'}"
     assert captured.err == ""
@@ -231,7 +234,7 @@ def test_logging_does_not_change_the_state(longer: Path, tmp_path: Path) -> None
         ),
         (
             "COLUMNS=4",
-            "holds another experiment (suite.columns: 3 != 4): choose another folder with --workdir, or undo",
+            "holds another experiment (groups[Group].suite.columns: 3 != 4): choose another folder with --workdir, or undo",
         ),
         ("SEED=1", "holds a run with seed 0, not 1: choose another folder with --workdir, or that seed to continue it"),
         ("STEPS=10", "holds a run of 18 steps, more than the 10 asked for: choose another folder with --workdir"),
@@ -368,13 +371,16 @@ class Lying:
 
     def environment(self, task):
         return LyingEnvironment(8, 8)
+
+    def level(self, task):
+        return ()
 """
 
 
 def test_environment_that_is_not_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "lying_suite.py").write_text(LYING_SUITE)
     (tmp_path / "mine.gin").write_text(
-        "import lying_suite\ninclude 'experiments/ppo_catch.gin'\nExperiment.suite = @Lying()\n"
+        "import lying_suite\ninclude 'experiments/ppo_catch.gin'\nGroup.suite = @Lying()\n"
     )
     done = rulespace("run", "mine.gin", "--workdir=run", "--gin.STEPS=2", cwd=tmp_path)
     assert done.returncode == 1

@@ -34,7 +34,7 @@ def check_meta_objective(objective: MetaObjective) -> None:
     for sizes in (SMALLEST, SMALL):
         trajectory = _with_ends(examples.random_trajectory(rng, sizes))
         logits = random_normal(rng, sizes.steps + 1, sizes.batch, sizes.actions)
-        state = check_function(objective.init, jax.random.key(0), trajectory)
+        state = objective.init(jax.random.key(0), sizes.spec)
         seen, numbers = check_function(objective.observe, state, trajectory, logits)
         expect_same_form(seen, state, "the state after a trajectory")
         loss, more = check_function(objective, seen, trajectory, logits)
@@ -43,9 +43,8 @@ def check_meta_objective(objective: MetaObjective) -> None:
             expect_shape(number, (), f"the number '{name}'")
     expect(isinstance(objective.formula(), str), "its formula must be a string")
 
-    shapes = jax.eval_shape(lambda: trajectory)
-    of_shapes = jax.jit(lambda: objective.init(jax.random.key(0), shapes))()
-    expect_close(of_shapes, state, "what it begins with depends on more than the trajectory's shapes")
+    of_jit = jax.jit(lambda: objective.init(jax.random.key(0), sizes.spec))()
+    expect_close(of_jit, state, "what it begins with depends on more than the key and the specification")
     order = rotation(sizes.batch)
     renamed, renamed_logits = permuted_batch(trajectory, order), logits[:, order]
     expect_close(observe(state, renamed, renamed_logits)[0], seen, "the order of trajectories matters")

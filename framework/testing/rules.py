@@ -190,3 +190,4 @@ def check_number(number: Number) -> None:
     targets = {EXAMPLE: jnp.ones((SMALL.steps, SMALL.batch))}
     value = check_function(number.resolve, {EXAMPLE: jnp.asarray(0.5)}, targets)
     expect(value.shape in ((), (SMALL.steps, SMALL.batch)), f"it has shape {value.shape}")
+    expect(isinstance(number.symbol(), str), "its symbol is no text")
