@@ -146,7 +146,7 @@ def bench_lpg(options: flags.FlagValues) -> dict[str, Any]:
     trainer = Trainer(dataclasses.replace(sized, groups=(group,), held_out=None))
     state = trainer.init()
     one = jnp.ones((), jnp.int32)
-    compiled = Compiled.of(Trainer.device_steps, trainer, state, one)
+    compiled = Compiled.of(trainer.program, state, one)
 
     def run() -> Any:
         nonlocal state

@@ -42,7 +42,7 @@ def measure_cost(trainer: Trainer) -> Cost:
     if trainer.on_host:
         traced = jax.jit(functools.partial(_step_without_acting, trainer), donate_argnums=0).trace(state)
     else:
-        traced = Trainer.device_steps.trace(trainer, state, jax.ShapeDtypeStruct((), jnp.int32))
+        traced = trainer.program.trace(state, jax.ShapeDtypeStruct((), jnp.int32))
     started = time.perf_counter()
     compiled = traced.lower().compile()
     seconds = time.perf_counter() - started

@@ -467,7 +467,7 @@ def test_cost_counts_every_step_and_epoch_and_reads_no_weights() -> None:
 
 def flops_of_step(name: str, *bindings: str) -> int:
     found = trainer(name, *bindings)
-    steps = Trainer.device_steps.trace(found, found.state_shapes(), jax.ShapeDtypeStruct((), jnp.int32))
+    steps = found.program.trace(found.state_shapes(), jax.ShapeDtypeStruct((), jnp.int32))
     return count_flops(steps.jaxpr.jaxpr)
 
 

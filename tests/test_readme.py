@@ -19,13 +19,26 @@ def rulespace(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
-def test_search_space_is_twenty_lines_and_runs(tmp_path: Path) -> None:
+def test_search_space_is_short_and_runs(tmp_path: Path) -> None:
     text = blocks("gin")[0]
-    assert len([line for line in text.splitlines() if line.strip()]) <= 20
+    assert len([line for line in text.splitlines() if line.strip()]) < 25
     (tmp_path / "mine.gin").write_text(text)
-    done = rulespace("run", "mine.gin", "--gin.STEPS=2", "--workdir=run", folder=tmp_path)
+    described = rulespace("describe", "mine.gin", folder=tmp_path)
+    assert described.returncode == 0, described.stderr
+    for shown in ("KL(y_hat || y)", "Meta-loss", "Prediction", "parameters"):
+        assert shown in described.stdout
+    small = ("--gin_file=scale/tiny.gin", "--gin.ReverseLSTM.size=4")
+    done = rulespace("run", "mine.gin", *small, "--workdir=run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout
+
+
+def test_search_space_without_a_head_is_refused(tmp_path: Path) -> None:
+    text = blocks("gin")[0].replace(", @heads.Prediction()]", "]", 1).replace("heads.Prediction.categories = 30\n", "")
+    (tmp_path / "mine.gin").write_text(text)
+    checked = rulespace("check", "mine.gin", folder=tmp_path)
+    assert checked.returncode == 1
+    assert "there is no head 'y'" in checked.stderr + checked.stdout
 
 
 def test_own_loss_term_runs(tmp_path: Path) -> None:
