@@ -214,7 +214,9 @@ class Lifecycle:
         """The agent after an unroll that it does not learn from yet."""
         age = agent.life.age + self._steps_of(agent.actor, fresh)
         replay = self.group.replay.insert(agent.replay, fresh)
-        return agent.replace(replay=replay, life=agent.life.replace(age=age))
+        counted = agent.actor.statistics.replace(dummy_steps=jnp.zeros(()))  # Each dummy makes the agent younger once.
+        actor = agent.actor.replace(statistics=counted)
+        return agent.replace(actor=actor, replay=replay, life=agent.life.replace(age=age))
 
     def _steps_of(self, actor: ActorState, fresh: Trajectory) -> Array:
         """Environment steps of an unroll: all but dummies [] int32."""
@@ -530,12 +532,19 @@ class Lifecycle:
         gradient = jax.tree.map(lambda g: jnp.where(sound, g * limit, 0.0), gradient)
         error = replay_error(start.params, agent.learner.params, params)
         weight = sound.astype(jnp.float32)
+        means = {name: _unless_lost(mean, sound) for name, mean in means.items()}
         means |= {name: mean_of(value, weight) for name, value in numbers.items()} | _of_gradient(norm, error, weight)
         if discovery.kept_updates:
             new = discovery.new_updates
             later = jax.tree.map(lambda x: x[new:], (experience.trajectories, experience.valid))
             agent = agent.replace(window=Window(collected.next_start, *later))
         return agent, gradient, sound, means
+
+
+def _unless_lost(mean: Mean, sound: Array) -> Mean:
+    """A mean of one agent; where the agent is lost and the mean too, it has seen nothing."""
+    counts = sound | jnp.isfinite(mean.total)
+    return jax.tree.map(lambda x: jnp.where(counts, x, 0.0), mean)
 
 
 def _of_gradient(norm: Array, error: Array, weight: Array | float) -> dict[str, Mean]:

@@ -165,9 +165,8 @@ class Population:
 
         def record(state: PyTree, of_agent: tuple[Any, Array]) -> tuple[PyTree, None]:
             life, gone = of_agent
-            counts = gone & jnp.isfinite(life.score)
-            recorded = component.record(state, life.task_index, life.arm, jnp.where(counts, life.score, 0.0))
-            return jax.tree.map(lambda new, old: jnp.where(counts, new, old), recorded, state), None
+            recorded = component.record(state, life.task_index, life.arm, life.score)
+            return jax.tree.map(lambda new, old: jnp.where(gone, new, old), recorded, state), None
 
         return jax.lax.scan(record, bandit, (life.replace(task=()), gone))[0]
 

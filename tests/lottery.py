@@ -1,4 +1,4 @@
-"""A small discovery for tests: agents that draw lots with a rule like LPG, in which everything happens that can happen."""
+"""A small discovery for tests: agents that draw lots, with all that can happen to agents in quick succession."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Marked:
 
     inner: MetaObjective
 
-    def init(self, key: Array, trajectory: Trajectory) -> PyTree:
-        return MarkedState(self.inner.init(key, trajectory), jnp.ones(()))
+    def init(self, key: Array, spec: EnvironmentSpec) -> PyTree:
+        return MarkedState(self.inner.init(key, spec), jnp.ones(()))
 
     def observe(self, state: PyTree, trajectory: Trajectory, logits: Array) -> tuple[PyTree, dict[str, Array]]:
         inner, numbers = self.inner.observe(state.inner, trajectory, logits)

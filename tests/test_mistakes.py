@@ -51,6 +51,9 @@ class TypoNumber:
     def resolve(self, hyperparameters: Any, targets: Any) -> Any:
         return self.capacity
 
+    def symbol(self) -> str:
+        return "capacity"
+
 
 @component("settings")
 @dataclasses.dataclass(frozen=True)

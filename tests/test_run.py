@@ -234,7 +234,7 @@ def test_logging_does_not_change_the_state(longer: Path, tmp_path: Path) -> None
         ),
         (
             "COLUMNS=4",
-            "holds another experiment (groups[Group].suite.columns: 3 != 4): choose another folder with --workdir, or undo",
+            "holds another experiment (groups[Group].suite.columns: 3 != 4): choose another folder with --workdir, or",
         ),
         ("SEED=1", "holds a run with seed 0, not 1: choose another folder with --workdir, or that seed to continue it"),
         ("STEPS=10", "holds a run of 18 steps, more than the 10 asked for: choose another folder with --workdir"),

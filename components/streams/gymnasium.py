@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import pickle
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -68,7 +70,7 @@ class GymnasiumStream:
                     "environment that pickles whole, such as those of classic control, or keep no checkpoints"
                 )
         try:
-            return pickle.dumps((self._environment, self._seed, self._seeded))
+            return _pickled((self._environment, self._seed, self._seeded))
         except Exception as error:
             raise UserError(
                 f"Gymnasium's {name} cannot be saved in the middle of an episode: {type(error).__name__}: {error}. "
@@ -76,10 +78,38 @@ class GymnasiumStream:
             ) from error
 
     def restore(self, snapshot: bytes) -> None:
-        self._environment, self._seed, self._seeded = pickle.loads(snapshot)
+        self._environment, self._seed, self._seeded = _Unpickler(io.BytesIO(snapshot)).load()
 
     def close(self) -> None:
         self._environment.close()
+
+
+def _pickled(state: Any) -> bytes:
+    """The state as bytes: those of an environment that was restored are those of one that was never stopped."""
+    file = io.BytesIO()
+    _Pickler(file, protocol=4).dump(state)
+    return file.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Does not write which strings and dtypes are one object.
+
+    Python shares strings, and NumPy dtypes, where it can, which is not the same after a pickle was read.
+    """
+
+    def persistent_id(self, obj: Any) -> bytes | None:
+        return obj.encode("utf-8", "surrogatepass") if type(obj) is str else None
+
+    def reducer_override(self, obj: Any) -> Any:
+        # Else NumPy would make a new object of a dtype that it has already.
+        return (np.dtype, (obj.str,)) if isinstance(obj, np.dtype) and obj.isbuiltin == 1 else NotImplemented
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what `_Pickler` wrote."""
+
+    def persistent_load(self, pid: Any) -> str:
+        return sys.intern(pid.decode("utf-8", "surrogatepass"))
 
 
 def refuse_unknown_id(name: str) -> None:
