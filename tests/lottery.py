@@ -27,7 +27,7 @@ from framework.train import Trainer
 from framework.types import Array, GroupStep, PyTree, TimeStep, TrainState, Trajectory
 
 TASKS = ("cheap", "fair", "dear", "free")
-LIFETIME = 60.0
+LIFETIME = 100.0
 ARMS = (0.1, 0.9)
 
 

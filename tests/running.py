@@ -9,10 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from experiments import cli
 
 ROOT = Path(cli.__file__).resolve().parents[1]
 SMALL_DISCO = ("disco103_catch", f"--gin_file={ROOT / 'tests' / 'small_disco.gin'}")
+SMALL_DISCOVERY = str(ROOT / "tests" / "small_discovery.gin")
 SMALL_PPO = (
     "ppo_catch",
     "--gin.ROWS=3",
@@ -74,3 +77,37 @@ def numbers_of(folder: Path) -> list[dict[str, Any]]:
     """The points of ``metrics.jsonl`` without what the clock says, which no run repeats."""
     clock = ("wall_seconds", "speed/env_steps_per_second")
     return [{name: value for name, value in point.items() if name not in clock} for point in points_of(folder)]
+
+
+def started(*words: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
+    """``rulespace run`` in a process of its own, which may be killed at any moment."""
+    # A process that is killed could leave half an entry in the cache that all tests share: it may read, not write.
+    environment = {**process_environment(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9", **variables}
+    return subprocess.Popen(
+        command("run", *words, f"--workdir={folder}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder.parent,
+        env=environment,
+    )
+
+
+def wait_for_point(process: subprocess.Popen[str], steps: int) -> None:
+    """Returns as soon as a run of that many steps says how far it is."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "step " in line and f"/{steps}" in line:
+            return
+    pytest.fail(f"the run ended before its first point: {process.communicate()[1]}")
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Same state, same result, same points; each step once."""
+    ours, theirs = result_of(folder), result_of(other)
+    assert ours.pop("wall_seconds") > 0
+    assert ours == {name: value for name, value in theirs.items() if name != "wall_seconds"}
+    assert numbers_of(folder) == numbers_of(other)
+    wall = [point["wall_seconds"] for point in points_of(folder)]
+    assert wall == sorted(wall)
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]

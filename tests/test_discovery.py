@@ -27,7 +27,7 @@ from framework.keys import Role
 from framework.train import Trainer, measured
 from framework.types import AgentState, Array, GroupStep, Params, PyTree, RegularizerInputs, TrainState
 
-STEPS = 12
+STEPS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,18 @@ def make_step(trainer: Trainer, state: TrainState) -> Seen:
 
 @pytest.fixture(scope="module")
 def life() -> list[Seen]:
-    """Twelve meta-steps of three agents that live for five."""
+    """Sixteen meta-steps of three agents that live for eight at most."""
     seen, state = [], first_state(trainer_of())
     for _ in range(STEPS):
         seen.append(make_step(trainer_of(), state))
         state = seen[-1].after
     return seen
+
+
+@pytest.fixture(scope="module")
+def calm(life: list[Seen]) -> Seen:
+    """A meta-step in which nobody's life ends."""
+    return next(seen for seen in life[2:] if equal(seen.before.groups[0].counts, seen.after.groups[0].counts))
 
 
 def row(tree: PyTree, index: int) -> PyTree:
@@ -126,11 +132,12 @@ def fused(trainer: Trainer, meta_params: Params, agent: AgentState, root: Array,
     return jax.value_and_grad(loss, has_aux=True)(meta_params)
 
 
-@pytest.mark.parametrize("place", [0, 2])
-def test_collect_then_replay_is_one_derivative(life: list[Seen], place: int) -> None:
+@pytest.mark.parametrize("which", [0, -1])
+def test_collect_then_replay_is_one_derivative(life: list[Seen], which: int) -> None:
     seen, trainer = life[2], trainer_of()
-    agent = row(seen.before.groups[0].agents, place)
-    assert np.asarray(agent.window.valid).all()
+    agents = seen.before.groups[0].agents
+    place = int(np.flatnonzero(np.asarray(agents.window.valid).all(axis=1))[which])
+    agent = row(agents, place)
     root = trainer.populations[0].roots(seen.before.root_key)[place]
     (_, (first, end, batch)), gradient = fused(
         trainer, seen.before.meta_params, agent, root, trainer.counter(seen.before)
@@ -295,8 +302,10 @@ def rewards_that_are_nan(state: TrainState) -> TrainState:
 
 def params_times(factor: float, state: TrainState) -> TrainState:
     agents = state.groups[0].agents
-    params = jax.tree.map(lambda x: x.at[SICK].multiply(factor), agents.learner.params)
-    return with_agents(state, agents.replace(learner=agents.learner.replace(params=params)))
+    # A meta-step begins at the start of the window.
+    params = jax.tree.map(lambda x: x.at[SICK].multiply(factor), agents.window.start.params)
+    window = agents.window.replace(start=agents.window.start.replace(params=params))
+    return with_agents(state, agents.replace(window=window))
 
 
 def meta_gradient_that_is(number: float, state: TrainState) -> TrainState:
@@ -316,8 +325,8 @@ SICKNESSES: dict[str, Callable[[TrainState], TrainState]] = {
 
 
 @pytest.mark.parametrize("sickness", SICKNESSES.values(), ids=SICKNESSES)
-def test_a_lost_agent_is_left_out_and_born_anew(life: list[Seen], sickness: Callable[[TrainState], TrainState]) -> None:
-    healthy, trainer = life[1], trainer_of()
+def test_a_lost_agent_is_left_out_and_born_anew(calm: Seen, sickness: Callable[[TrainState], TrainState]) -> None:
+    healthy, trainer = calm, trainer_of()
     sick = make_step(trainer, sickness(healthy.before))
     others = [0, 2]
     assert np.asarray(healthy.part.sound).all()
@@ -337,9 +346,12 @@ def test_a_lost_agent_is_left_out_and_born_anew(life: list[Seen], sickness: Call
     numbers, before = measured(sick.after), measured(sick.before)
     assert numbers["agents/lost"] == before["agents/lost"] + 1
     assert numbers["agents/lives_completed"] == before["agents/lives_completed"]
-    assert all(math.isfinite(value) for name, value in numbers.items() if name.startswith(("meta/", "objective/")))
-    assert (int(newborn.life.births), int(newborn.life.task_index)) == (1, (SICK + 3) % len(TASKS))
-    assert float(newborn.life.task) == 1.0 + (SICK + 3) % len(TASKS)
+    assert [name for name, value in numbers.items() if not math.isfinite(value)] == [
+        name for name, value in measured(healthy.after).items() if not math.isfinite(value)
+    ]
+    births = int(row(healthy.before.groups[0].agents, SICK).life.births) + 1
+    assert (int(newborn.life.births), int(newborn.life.task_index)) == (births, (SICK + 3 * births) % len(TASKS))
+    assert float(newborn.life.task) == 1.0 + int(newborn.life.task_index)
     assert int(newborn.learner.updates) == 0
     assert finite(newborn.replace(life=newborn.life.replace(return_sum=0.0)))
     # And goes on as if nothing had happened.
@@ -347,14 +359,15 @@ def test_a_lost_agent_is_left_out_and_born_anew(life: list[Seen], sickness: Call
     assert np.asarray(following.part.sound).all()
     assert finite((following.after.meta_params, following.after.groups[0].agents.learner))
     assert norm(row(following.part.gradient, SICK)) > 0.0
-    assert int(row(following.after.groups[0].agents, SICK).meta_optimizer.count) == 2
+    assert (
+        int(row(following.after.groups[0].agents, SICK).meta_optimizer.count) == int(newborn.meta_optimizer.count) + 1
+    )
 
 
-def test_a_rule_without_any_sound_agent_stays_as_it_is(life: list[Seen]) -> None:
-    before = life[1].before
-    agents = before.groups[0].agents
-    params = jax.tree.map(lambda x: x * jnp.nan, agents.learner.params)
-    sick = make_step(trainer_of(), with_agents(before, agents.replace(learner=agents.learner.replace(params=params))))
+def test_a_rule_without_any_sound_agent_stays_as_it_is(calm: Seen) -> None:
+    before, agents = calm.before, calm.before.groups[0].agents
+    objective = agents.objective.replace(mark=jnp.full(3, jnp.nan))
+    sick = make_step(trainer_of(), with_agents(before, agents.replace(objective=objective)))
     assert not np.asarray(sick.part.sound).any()
     assert equal(sick.after.meta_params, before.meta_params)
     assert equal(sick.after.groups[0].agents.meta_optimizer, agents.meta_optimizer)
@@ -384,8 +397,10 @@ def test_a_life_that_is_over_makes_place_for_another(life: list[Seen]) -> None:
             old, dying, new = (row(agents, place) for agents in (before.agents, seen.part.agents, after.agents))
             # An update's unroll and the validation count as experience.
             assert int(dying.life.age) == int(old.life.age) + 2 * acted
+            # The optimizer of its meta-gradients outlives it.
+            assert int(new.meta_optimizer.count) == int(old.meta_optimizer.count) + 1
             if int(dying.life.age) < int(dying.life.budget):
-                assert equal(new, dying)
+                assert equal(new.replace(meta_optimizer=()), dying.replace(meta_optimizer=()))
                 continue
             completed += 1
             assert int(new.life.births) == int(old.life.births) + 1
@@ -404,12 +419,9 @@ def test_a_life_that_is_over_makes_place_for_another(life: list[Seen]) -> None:
             assert float(new.learner.hyperparameters["alpha_y"]) == pytest.approx(lottery.ARMS[int(new.life.arm)])
             # Of a lifetime's updates each is an equal share, validation included.
             assert float(new.learner.progress_per_update) == pytest.approx(2 * acted / lottery.LIFETIME)
-            # The optimizer of its meta-gradients outlives it.
-            assert equal(new.meta_optimizer, dying.meta_optimizer)
-            assert int(new.meta_optimizer.count) == int(old.meta_optimizer.count) + 1
         assert measured(seen.after)["agents/lives_completed"] == completed
         assert measured(seen.after)["agents/lost"] == 0
-    assert completed >= 6
+    assert completed >= 5
 
 
 def test_the_bandit_is_told_of_lives_in_the_order_of_agents(life: list[Seen]) -> None:
@@ -422,13 +434,13 @@ def test_the_bandit_is_told_of_lives_in_the_order_of_agents(life: list[Seen]) ->
                 known = bandit.record(known, end.task_index, end.arm, end.score)
                 lives += 1
         assert equal(seen.after.groups[0].bandit, known)
-    assert int(known.lifetimes.sum()) == lives >= 6
+    assert int(known.lifetimes.sum()) == lives >= 5
     assert int(known.scored.sum()) > 0
 
 
-def test_a_life_that_was_lost_counts_for_the_bandit(life: list[Seen]) -> None:
+def test_a_life_that_was_lost_counts_for_the_bandit(calm: Seen) -> None:
     """As tried, without a score: an arm that agents diverge with does not look untried for ever."""
-    sick = make_step(trainer_of(), rewards_that_are_nan(life[1].before))
+    sick = make_step(trainer_of(), rewards_that_are_nan(calm.before))
     end = row(sick.part.agents.life, SICK)
     before, after = (state.groups[0].bandit for state in (sick.before, sick.after))
     tried = difference(after.lifetimes, before.lifetimes)
@@ -468,7 +480,7 @@ def compiled_fast() -> Any:
 
 @pytest.mark.usefixtures("compiled_fast")
 def test_a_run_that_loses_too_many_agents_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Agents whose parameters grow with every update, beyond a limit in the third meta-step."""
+    """Agents whose parameters grow beyond a limit."""
     sick = (*FEVER, "--gin.LEARNING_RATE=400.0", "--gin.Discovery.max_parameter=1.0")
     folder = tmp_path / "run"
     assert run(*sick, folder=folder) == 1
@@ -478,8 +490,8 @@ def test_a_run_that_loses_too_many_agents_stops(tmp_path: Path, capsys: pytest.C
     assert (result["status"], result["error"] in errors) == ("failed", True)
     reached = result["steps"] + 1
     assert f"the discovery has come apart: up to step {reached}, 2 of 2 agents' meta-steps gave numbers" in errors
-    saved = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
-    assert saved[-1] == reached - 1
+    saved = sorted(int(path.name) for path in folder.glob("checkpoints/*"))
+    assert saved[-1:] == ([reached - 1] if reached > 1 else [])  # The last good one, if there was one before.
     # More is allowed where one says so.
     assert run(*sick, "--gin.Discovery.max_faulty_share=1.0", folder=tmp_path / "other") == 0
     assert result_of(tmp_path / "other")["status"] == "finished"
@@ -532,7 +544,7 @@ def refusal(name: str, *bindings: str) -> str:
         (
             "disco_catch",
             ["Experiment.groups = [@one/Group(), @other/Group()]"],
-            "the task 'catch_5x5' is in two groups: their returns could not be told",
+            "the task 'catch_3x3' is in two groups: their returns could not be told",
         ),
         (
             "disco_catch",

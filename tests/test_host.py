@@ -17,6 +17,7 @@ import pytest
 
 from framework.errors import UserError
 from framework.host import HostPool, HostStep
+from framework.host_worker import STAND_STILL
 from framework.specs import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,13 +99,12 @@ class FaultyStream(CounterStream):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def hangs(self) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
 
 
 @dataclasses.dataclass(frozen=True)
 class Looking(Counter):
-    """Shows whether its process holds JAX, and what it would do with Ctrl-C."""
+    """Shows whether its process holds JAX, and whether it is for others to end it."""
 
     def open(self, seed: Sequence[int]) -> CounterStream:
         return LookingStream(self, np.random.default_rng(list(seed)))
@@ -112,7 +112,7 @@ class Looking(Counter):
 
 class LookingStream(CounterStream):
     def observation(self) -> np.ndarray:
-        ignores = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ignores = all(signal.getsignal(number) is signal.SIG_IGN for number in (signal.SIGINT, signal.SIGTERM))
         return np.array(["jax" in sys.modules, ignores], np.float32)
 
 
@@ -237,6 +237,24 @@ def test_workers_do_not_change_what_is_played() -> None:
             np.testing.assert_array_equal(found, wanted)
 
 
+@WORKERS
+def test_a_stream_may_stand_still(workers: int) -> None:
+    """Whatever comes next: a step, a new episode, a dummy."""
+    with pool_of(Counter(limit=2), Counter(), workers=workers) as pool:
+        pool.reset()
+        for count, still in ((1, False), (2, False), (0, True)):
+            shown = pool.step(np.array([1, 1]))
+            assert shown.observation[0, 0] == count
+            assert shown.dummy[0] == still
+            saved = pool.snapshot()
+            for _ in range(2):
+                again = pool.step(np.array([STAND_STILL, 1]))
+                for found, wanted in zip(again, shown, strict=True):
+                    np.testing.assert_array_equal(found[0], wanted[0])
+            assert [new == old for new, old in zip(pool.snapshot(), saved, strict=True)] == [True, False]
+        assert again.observation[1, 0] == 9
+
+
 def test_what_was_shown_does_not_change() -> None:
     with pool_of(Counter(), workers=1) as pool:
         shown = pool.reset()
@@ -259,7 +277,7 @@ def test_a_step_is_sent_and_received(workers: int) -> None:
         np.testing.assert_array_equal(pool.receive().reward, [1, 0])
 
 
-def test_workers_hold_no_jax_and_leave_ctrl_c_to_the_pool() -> None:
+def test_workers_hold_no_jax_and_leave_signals_to_the_pool() -> None:
     with pool_of(Looking(), workers=1) as pool:
         np.testing.assert_array_equal(pool.reset().observation, [[False, True]])
 
@@ -279,8 +297,10 @@ def test_actions_must_fit() -> None:
         pool.reset()
         with pytest.raises(ValueError, match="as many actions"):
             pool.step(np.array([0]))
-        with pytest.raises(ValueError, match="actions are 0 to 1, got 0 to 2"):
+        with pytest.raises(ValueError, match="actions are 0 to 1, or -1 for a stream that stands still, got 0 to 2"):
             pool.step(np.array([0, 2]))
+        with pytest.raises(ValueError, match="got -2 to 0"):
+            pool.step(np.array([-2, 0]))
 
 
 def test_pools_must_fit_together() -> None:
