@@ -18,7 +18,7 @@ from flax import struct
 from components.normalizers import Moments, initial_moments, normalize, update_moments, weighted_mean
 from components.optimizers import Adam
 from components.torsos import MLP
-from components.value_estimators import v_trace
+from components.value_estimators import importance_ratio, v_trace
 from framework.agent import HEAD_STDDEV, resets
 from framework.interfaces import Number, Optimizer, Torso
 from framework.layers import Linear, Table
@@ -113,12 +113,6 @@ class _PolicyGradient(abc.ABC):
         return ValueState(params=jax.tree.map(jnp.add, value.params, change), opt_state=opt_state), mean
 
 
-def importance_ratio(trajectory: Trajectory, logits: Array) -> Array:
-    """pi(a_t|s_t) / mu(a_t|s_t) of the actions taken [T, B], from the policy's logits [T+1, B, A]; a constant."""
-    online = log_probability(logits[:-1], trajectory.action)
-    return jax.lax.stop_gradient(jnp.exp(online - log_probability(trajectory.behaviour, trajectory.action)))
-
-
 def policy_gradient(trajectory: Trajectory, logits: Array, advantages: Array) -> Array:
     """-log pi(a) A of each step, 0 at those of weight 0 [T, B]; only the policy takes a gradient."""
     return -log_probability(logits[:-1], trajectory.action) * jax.lax.stop_gradient(trajectory.weight * advantages)
@@ -206,7 +200,7 @@ class ActorCritic(_PolicyGradient):
         return signed_parabolic(outputs) if self.squashed else outputs
 
     def _ratio(self, trajectory: Trajectory, logits: Array) -> Array:
-        return importance_ratio(trajectory, logits)
+        return jax.lax.stop_gradient(importance_ratio(trajectory, logits))
 
 
 @component("meta_objectives")
@@ -254,5 +248,5 @@ class Reinforce(_PolicyGradient):
 
     def _ratio(self, trajectory: Trajectory, logits: Array) -> Array:
         if self.off_policy:
-            return importance_ratio(trajectory, logits)
+            return jax.lax.stop_gradient(importance_ratio(trajectory, logits))
         return jnp.ones(trajectory.action.shape)

@@ -17,7 +17,7 @@ from framework.interfaces import ValueHead
 from framework.numbers import Carried, check_fraction, resolve
 from framework.registry import component
 from framework.transforms import at_action, log_probability
-from framework.types import Array, Estimates, RuleInputs
+from framework.types import Array, Estimates, RuleInputs, Trajectory
 
 
 def _corrected_returns(reward: Array, discount: Array, values: Array, trace: Array, own: Array, cut: Array) -> Array:
@@ -86,10 +86,10 @@ def retrace(reward: Array, discount: Array, values: Array, taken: Array, trace: 
     return _corrected_returns(reward, discount, values, trace, taken, cut)
 
 
-def importance_ratio(inputs: RuleInputs, policy: str) -> Array:
-    """pi(a_t|s_t) / mu(a_t|s_t) of the actions taken [T, B]."""
-    online = log_probability(inputs.outputs[policy][:-1], inputs.action)
-    return jnp.exp(online - log_probability(inputs.behaviour, inputs.action))
+def importance_ratio(seen: RuleInputs | Trajectory, logits: Array) -> Array:
+    """pi(a_t|s_t) / mu(a_t|s_t) of the actions taken [T, B], pi from logits [T+1, B, A]."""
+    online = log_probability(logits[:-1], seen.action)
+    return jnp.exp(online - log_probability(seen.behaviour, seen.action))
 
 
 def _without_gradient(inputs: RuleInputs) -> RuleInputs:
@@ -132,7 +132,7 @@ class Retrace:
         bootstrap = online if inputs.target_outputs is None else head.read(inputs.target_outputs[self.head])
         values = (policy * bootstrap).sum(-1)
         taken = at_action(bootstrap[:-1], inputs.action)
-        trace = lambda_ * jnp.minimum(1.0, importance_ratio(inputs, self.policy))
+        trace = lambda_ * jnp.minimum(1.0, importance_ratio(inputs, inputs.outputs[self.policy]))
         returns = retrace(inputs.reward, discount, values, taken, trace, inputs.weight == 0)
         return Estimates(
             values=(policy * online).sum(-1),
@@ -228,4 +228,5 @@ class VTrace(_StateValueEstimator):
     def _returns_and_advantages(
         self, inputs: RuleInputs, discount: Array, values: Array, lambda_: float | Array, cut: Array
     ) -> tuple[Array, Array]:
-        return v_trace(inputs.reward, discount, values, importance_ratio(inputs, self.policy), lambda_, cut)
+        ratio = importance_ratio(inputs, inputs.outputs[self.policy])
+        return v_trace(inputs.reward, discount, values, ratio, lambda_, cut)

@@ -20,6 +20,7 @@ from framework.cost import count_flops
 from framework.errors import UserError, closest, did_you_mean
 from framework.experiment import Experiment
 from framework.lifecycle import Lifecycle
+from framework.meta_step import MetaStep
 from framework.train import Trainer
 from framework.types import Place
 
@@ -130,9 +131,10 @@ def bench_meta_gradient(options: flags.FlagValues) -> dict[str, Any]:
     root, zero = keys.root_key(0), jnp.zeros((), jnp.int32)
     place = Place(task_index=zero, arm=zero, births=zero, share=jnp.ones(()))
     agent = jax.jit(lifecycle.birth)(key, place)
-    after, collected, _ = jax.jit(lifecycle.collect)(meta_params, agent, root, zero)
+    meta_step = MetaStep(lifecycle)
+    after, collected, _ = jax.jit(meta_step.collect)(meta_params, agent, root, zero)
     given = (collected.start, collected.experience, collected.validation, after.objective)
-    gradient = jax.jit(jax.value_and_grad(lifecycle.meta_loss, has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(meta_step.loss, has_aux=True))
     compiled = Compiled.of(gradient, meta_params, *given)
     figures = compiled.figures("meta_gradient", lambda: compiled(meta_params, *given), options)
     return figures | {"inner_updates": updates} | _sizes(lifecycle, agent.learner.params, meta_params)

@@ -1,51 +1,219 @@
-"""``make quickstart``: runs the main job, draws what it learned, and says where the results are."""
+"""``make quickstart``: discovers an update rule in minutes, then shows what it is worth beside PPO and A2C."""
 
 from __future__ import annotations
 
-import json
+import argparse
+import dataclasses
+import importlib
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.weights import DISCO103, WeightsError, local_file
 from experiments import cli
+from framework.errors import UserError
 
-FOLDER = Path("runs") / "quickstart"
-STATIC_RULE, DISCOVERED_RULE = "ppo_catch", "disco103_catch"
+if TYPE_CHECKING:
+    from experiments.comparison import Contender
+    from framework.experiment import Experiment
+
+DISCOVERY, EVALUATION = "lpg_small", "evaluate_lpg_small"
+OURS, UNTRAINED = "discovered rule", "untrained rule"
+HAND_MADE = {"PPO": "ppo_small", "A2C": "a2c_small"}
 
 
-def main() -> int:
-    """Trains an agent with a hand-made rule and, where its weights are found, one with Disco103."""
-    configs = [STATIC_RULE]
-    try:
-        found = local_file(DISCO103)
-    except WeightsError as error:
-        found = None
-        print(error, file=sys.stderr)
-    if found is None:
-        print(f"The Disco103 weights are not on this machine: `rulespace run {DISCOVERED_RULE}` downloads them.")
-    else:
-        configs.append(DISCOVERED_RULE)
-    for config in configs:
-        print(f"\n$ rulespace run {config} --workdir={FOLDER / config}")
-        if (status := cli.main(["run", config, f"--workdir={FOLDER / config}"])) != 0:
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """A discovery in a run folder, and a comparison of what it found with hand-made rules.
+
+    Attributes:
+      folder: of the results; the discovery's run folder is inside.
+      seed: of all randomness.
+      discovery, evaluation, hand_made: bindings on top of the discovery's config, of that of its evaluation, and of
+        those of the hand-made rules.
+    """
+
+    folder: Path
+    seed: int = 0
+    discovery: tuple[str, ...] = ()
+    evaluation: tuple[str, ...] = ()
+    hand_made: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> Path:
+        """The run folder of the discovery."""
+        return self.folder / "discovery"
+
+    def main(self) -> int:
+        """Discovers, compares, prints and draws; the discovery's exit status where it did not finish."""
+        begin = time.monotonic()
+        if (status := self._discover()) != cli.OK:
             return status
-    _draw(configs)
-    return 0
+        results = self._compare()
+        _write(self.folder / "comparison.json", results)
+        _draw(self.folder / "quickstart.png", results, self.run)
+        print(_report(results))
+        print(
+            f"\nThis took {(time.monotonic() - begin) / 60:.1f} minutes. The rule is in {self.run}, all numbers in "
+            f"{self.folder / 'comparison.json'},\nthe picture in {self.folder / 'quickstart.png'}."
+        )
+        return cli.OK
+
+    def _discover(self) -> int:
+        words = ["run", DISCOVERY, f"--workdir={self.run}", f"--gin.SEED={self.seed}"]
+        print(
+            "1. Discovery: agents learn on small grid worlds by a rule that begins at random, and the rule learns from "
+            "them.\n   Stop it when you like; the same command goes on where it was.\n\n"
+            f"$ rulespace {' '.join(words)}",
+            flush=True,
+        )
+        status = cli.main([*words, *(f"--gin_bindings={binding}" for binding in self.discovery)])
+        if status == cli.FAILED:
+            print(f"The discovery failed. To begin anew, remove {self.run}.", file=sys.stderr)
+        return status
+
+    def _compare(self) -> dict[str, Any]:
+        # Not at the top: the first line shall not wait for jax.
+        from experiments.comparison import Comparison, as_json
+
+        discovery = _load(DISCOVERY, (*self.discovery, f"SEED = {self.seed}"))
+        evaluation = _load(EVALUATION, (*self.evaluation, f"RUN = '{self.run}'"))
+        seen = tuple(task for group in discovery.groups for task in group.suite.tasks())
+        comparison = Comparison(seen=seen, updates=evaluation.steps, seed=self.seed)
+        contenders = self._contenders(discovery, evaluation)
+        print(
+            f"\n2. Comparison: fresh agents learn for {evaluation.steps} updates in worlds that the rule never saw.\n"
+            "   Learning rates are chosen on the tasks of the discovery, for each rule from as many values.\n",
+            flush=True,
+        )
+        learned = {}
+        for contender in contenders:
+            begin = time.monotonic()
+            learned[contender.name] = comparison.learn(contender)
+            chosen = ", ".join(f"{name} {value:g}" for name, value in learned[contender.name].chosen.items())
+            print(f"   {contender.name:<16} {chosen} ({time.monotonic() - begin:.0f} s)", flush=True)
+        return {"seed": self.seed, "seen": seen} | as_json(comparison, learned, ours=OURS)
+
+    def _contenders(self, discovery: Experiment, evaluation: Experiment) -> list[Contender]:
+        import jax
+
+        from experiments.comparison import Contender
+        from framework import keys
+        from framework.train import Trainer
+
+        key = keys.role_key(keys.root_key(self.seed), keys.Role.META_PARAMS)
+        initial = jax.jit(Trainer(discovery).initial_meta_params)(key)
+        discovered = evaluation.weights(initial, evaluation.rule.meta_network)
+        arms = _arms(discovery)
+        hand_made = []
+        for name, config in HAND_MADE.items():
+            experiment = _load(config, self.hand_made)
+            (own,) = experiment.groups
+            groups = tuple(
+                dataclasses.replace(own, suite=group.suite, agents=group.agents) for group in evaluation.groups
+            )
+            hand_made.append(Contender(name, experiment.rule, {}, groups, _arms(experiment)))
+        return [
+            Contender(OURS, evaluation.rule, discovered, evaluation.groups, arms),
+            *hand_made,
+            Contender(UNTRAINED, evaluation.rule, initial, evaluation.groups, arms),
+        ]
 
 
-def _draw(configs: list[str]) -> None:
-    from framework.runs.curves import draw_comparison
+def _load(config: str, bindings: Sequence[str]) -> Experiment:
+    from framework.config import load
+    from framework.experiment import Experiment
 
-    picture = FOLDER / "learning_curves.png"
-    draw_comparison(picture, {config: _curve(FOLDER / config) for config in configs}, title="Catch 8 x 8")
-    print(f"\nResults: {FOLDER}/\nLearning curves: {picture}")
+    importlib.import_module("components.everything")  # Registers what configs can name.
+    experiment: Experiment = load(config, bindings=bindings, root=Experiment).experiment
+    return experiment
 
 
-def _curve(folder: Path) -> list[Any]:
-    result = json.loads((folder / "result.json").read_text())
-    (curve,) = result["returns"].values()
-    return curve
+def _arms(experiment: Experiment) -> Mapping[str, Sequence[float]]:
+    """What the bandit of an experiment's only group chooses from."""
+    (group,) = experiment.groups
+    return {} if group.bandit is None else group.bandit.arms()
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    from framework.runs.storage import disk_errors, strict_json, write_atomically
+
+    with disk_errors(f"write {path}"):
+        write_atomically(path, strict_json(results, indent=1).encode())
+
+
+def _draw(path: Path, results: Mapping[str, Any], run: Path) -> None:
+    """Draws how the rule was discovered and, for each unseen task, how agents learn with each rule."""
+    from framework.runs.curves import Panel, draw_panels
+    from framework.runs.metrics import read_metrics
+
+    points = read_metrics(run)
+    by_task = {task: [(p["step"], p[f"return/{task}"]) for p in points] for task in results["seen"]}
+    panels = [Panel(title="Discovery: agents of all ages, by task", lines=by_task, unit="meta-step")]
+    rules = results["rules"]
+    for task in next(iter(rules.values()))["tasks"]:
+        lines = {name: rule["tasks"][task]["curve"] for name, rule in rules.items()}
+        panels.append(Panel(title=f"Learning on {task}, never seen before", lines=lines, unit="environment steps"))
+    draw_panels(path, panels, title="An update rule is discovered, and used")
+
+
+def _report(results: Mapping[str, Any]) -> str:
+    """The tables that are printed."""
+    rules, differences = results["rules"], results["differences"]
+    tasks = next(iter(rules.values()))["tasks"]
+    heads = [f"{task} ({len(found['late_returns'])} worlds)" for task, found in tasks.items()]
+
+    def of_rules(measure: str) -> list[list[str]]:
+        return [[name, *(_interval(rule["tasks"][task][measure]) for task in tasks)] for name, rule in rules.items()]
+
+    apart = [
+        [
+            name,
+            *(
+                f"{_interval(found[task]['interval'], '+')}, {found[task]['standard_errors']:.0f} s.e."
+                for task in tasks
+            ),
+        ]
+        for name, found in differences.items()
+    ]
+    return "\n".join([
+        f"\nReturn per episode in the last tenth of {results['updates']} updates (interquartile mean, 95 % interval)\n",
+        *_table(["", *heads], of_rules("late_return")),
+        "\nReturn per episode over all updates, the area under the learning curve\n",
+        *_table(["", *heads], of_rules("mean_return")),
+        "\nBy how much the discovered rule's return in the last tenth is higher, in the same worlds: interquartile\n"
+        "means, and the mean difference in its standard errors\n",
+        *_table(["than", *heads], apart),
+    ])  # fmt: skip
+
+
+def _interval(found: Mapping[str, float], sign: str = "") -> str:
+    return f"{found['estimate']:{sign}.2f} [{found['low']:{sign}.2f}, {found['high']:{sign}.2f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose columns are as wide as what is in them."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "   " + "   ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.quickstart", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of all randomness")
+    parser.add_argument("--folder", type=Path, default=Path("runs") / "quickstart", help="of the results")
+    options = parser.parse_args(argv)
+    try:
+        return Quickstart(options.folder, options.seed).main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return cli.FAILED
+    except KeyboardInterrupt:
+        print("quickstart: interrupted; the same command goes on", file=sys.stderr)
+        return cli.INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 from framework.train import Trainer
-from framework.types import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +38,7 @@ def measure_cost(trainer: Trainer) -> Cost:
     """Compiles the trainer's step for the device at hand, without running it or reading any weights."""
     state = trainer.state_shapes()
     if trainer.on_host:
-        traced = jax.jit(functools.partial(_step_without_acting, trainer), donate_argnums=0).trace(state)
+        traced = jax.jit(trainer.imagined_step, donate_argnums=0).trace(state)
     else:
         traced = trainer.program.trace(state, jax.ShapeDtypeStruct((), jnp.int32))
     started = time.perf_counter()
@@ -53,17 +51,6 @@ def measure_cost(trainer: Trainer) -> Cost:
         temp_megabytes=None if memory is None else memory.temp_size_in_bytes / 1e6,
         compile_seconds=seconds,
     )
-
-
-def _step_without_acting(trainer: Trainer, state: TrainState) -> TrainState:
-    """A step in which nobody acts in environments on the host, and zeros are what they showed."""
-    parts = [
-        (population.imagined if population.lifecycle.on_host else population).step(
-            state.meta_params, group.agents, state.root_key, trainer.counter(state)
-        )
-        for population, group in zip(trainer.populations, state.groups, strict=True)
-    ]
-    return trainer.finish(state, parts)
 
 
 def count_flops(jaxpr: Jaxpr) -> int:

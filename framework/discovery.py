@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from framework.interfaces import MetaObjective, Optimizer, Regularizer
+from framework.interfaces import MetaObjective, Number, Optimizer, Regularizer
 from framework.registry import component
 
 
@@ -27,8 +27,10 @@ class Discovery:
       max_gradient_norm: limit of each agent's meta-gradient; ``None`` for no limit.
       separate_optimizers: whether each agent has an optimizer of its own; else one moves by the mean meta-gradient.
       max_parameter: an agent with a parameter beyond it has exploded: it contributes nothing and is born anew.
-      max_faulty_share: share of agents that may be lost between two logged points; beyond it the run stops.
-      max_replay_error: how far the differentiated updates may end from those collected, as a share of the way.
+      max_faulty_share: share of the agents' meta-steps between two logged points that may be lost; beyond it the run
+        stops.
+      max_replay_error: how far the differentiated updates may end from those collected, as a share of the way; on
+        average over agents and meta-steps.
 
     Source: Oh et al., 2025, Methods, "Meta-optimisation"; Oh et al., 2020, Algorithm 1.
     """
@@ -52,6 +54,8 @@ class Discovery:
             raise ValueError(f"stride must lie in [1, inner_updates={self.inner_updates}], got {self.stride}")
         if self.validation_length is not None and self.validation_length < 1:
             raise ValueError(f"validation_length must be at least 1, got {self.validation_length}")
+        if isinstance(self.optimizer.learning_rate, Number):
+            raise ValueError("optimizer must have a constant learning rate: meta-parameters carry no hyperparameters")
         for name in ("max_gradient_norm", "max_parameter", "max_replay_error"):
             limit = getattr(self, name)
             if limit is not None and limit <= 0:

@@ -124,13 +124,13 @@ class Experiment:
         return [*self.rule.problems(), *of_groups, *self._own_problems()]
 
     def _own_problems(self) -> Iterator[Problem]:
-        names: dict[str, Any] = {}
-        for group in self.groups:
-            for task in group.suite.tasks():
-                if names.setdefault(task, group) is not group:
-                    yield Problem(
-                        group, "suite", f"the task '{task}' is in two groups: their returns could not be told"
-                    )
+        for groups in (self.groups, () if self.held_out is None else self.held_out.groups):
+            names: dict[str, Any] = {}
+            for group in groups:
+                for task in group.suite.tasks():
+                    if names.setdefault(task, group) is not group:
+                        message = f"the task '{task}' is in two groups: their returns could not be told apart"
+                        yield Problem(group, "suite", message)
         if self.discovery is not None:
             for part in parts(self.discovery):
                 yield from problems_of_names(self.rule, part)

@@ -26,7 +26,8 @@ class Group:
       agents: how many there are (P).
       epochs: passes over an update's batch.
       minibatches: parts a pass splits the batch's trajectories into.
-      lifetime: how long they live; without end by default.
+      lifetime: how long they live, without end by default; the first ones live a random share of it, so that they are
+        not all born anew at once (chosen).
       bandit: chooses the hyperparameters of newborn agents; by default they are those of the configuration.
       chunk: agents of one device computed at once, to bound memory; all by default.
     """

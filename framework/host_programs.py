@@ -166,10 +166,10 @@ class HostPrograms:
     def replay_window(
         self, meta_params: Params, agents: AgentState, root: Array, counter: Array
     ) -> tuple[AgentState, PyTree, PyTree]:
-        """The window's kept updates; see `Lifecycle.replay_window`."""
+        """The window's kept updates; see `MetaStep.replay_window`."""
 
         def one(given: tuple[Params, Array], agent: AgentState, agent_root: Array) -> Any:
-            return self.lifecycle.replay_window(given[0], agent, agent_root, given[1])
+            return self.population.meta_step.replay_window(given[0], agent, agent_root, given[1])
 
         return self.population.agents.map(one, (meta_params, counter), agents, self.population.roots(root))
 
@@ -177,31 +177,31 @@ class HostPrograms:
     def differentiate(
         self, meta_params: Params, agents: AgentState, gathered: Gathered, root: Array, counter: Array
     ) -> GroupStep:
-        """The meta-gradients from what was collected; see `Lifecycle.differentiate`."""
+        """The meta-gradients from what was collected; see `MetaStep.differentiate`."""
 
         def one(given: tuple[Params, Array], agent: AgentState, gathered: Gathered, agent_root: Array) -> Any:
             starts, batches, validation, means = gathered
+            meta_step = self.population.meta_step
             every_batch, every_mean = (jax.tree.map(lambda *x: jnp.stack(x), *each) for each in (batches, means))
-            agent, collected, of_window = self.lifecycle.collected(
+            agent, collected, of_window = meta_step.collected(
                 agent, starts, every_batch, validation, every_mean, root=agent_root, counter=given[1]
             )
-            return self.lifecycle.differentiate(given[0], agent, collected, of_window)
+            return meta_step.differentiate(given[0], agent, collected, of_window)
 
         given, roots = (meta_params, counter), self.population.roots(root)
         return self.population.group_step(*self.population.agents.map(one, given, agents, gathered, roots))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def over(self, agents: AgentState, sound: Array | None) -> Array:
-        """Whose life is over [P]; ``sound`` tells whose numbers are not lost [P], ``None`` where none can be."""
-        lost = jnp.zeros(self.population.count, bool) if sound is None else ~sound
+    def over(self, agents: AgentState, lost: Array) -> Array:
+        """Whose life is over, be it lost or lived to its end [P]."""
         return self.population.over(agents, lost)
 
     @functools.partial(jax.jit, static_argnums=0)
     def recycled(
-        self, group: GroupState, root: Array, counter: Array, over: Array, shown: TimeStep
+        self, group: GroupState, root: Array, counter: Array, over: Array, lost: Array, shown: TimeStep
     ) -> tuple[AgentState, PyTree]:
         """Newborn agents in the place of those whose lives are over; see `Population.recycled`."""
-        return self.population.recycled(group, root, counter, over, shown)
+        return self.population.recycled(group, root, counter, over=over, lost=lost, shown=shown)
 
     @functools.partial(jax.jit, static_argnums=0)
     def summed(self, means: dict[str, Mean]) -> dict[str, Mean]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from framework.interfaces import Optimizer
+from framework.norms import global_norm
 from framework.numbers import resolve
 from framework.types import (
     Array,
@@ -249,4 +250,4 @@ def select_trajectories(
 
 def _norm(tree: PyTree) -> Array:
     """Global norm, to look at: it carries no gradient."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(jax.lax.stop_gradient(leaf))) for leaf in jax.tree.leaves(tree)))
+    return global_norm(jax.lax.stop_gradient(tree))

@@ -1,7 +1,7 @@
-"""One agent of a group, from birth on: it acts, remembers, learns, and is asked where the rule should move.
+"""One agent of a group, from birth on: it acts, remembers, learns and grows old.
 
 Pure functions of one agent's state; a population maps them over its agents. All randomness is folded from the
-agent's root key and a counter of its updates.
+agent's root key and the number of updates that the run has made.
 """
 
 from __future__ import annotations
@@ -18,26 +18,21 @@ from framework.agent import Network
 from framework.discovery import Discovery
 from framework.environment import Batched
 from framework.group import Group
-from framework.inner_loop import InnerLoop, regularization, taken
 from framework.interfaces import Environment, HostEnvironment
 from framework.keys import Role
 from framework.learner import Learner
 from framework.rollout import actor_at, initial_actor, unroll
-from framework.statistics import mean_of, merged, with_sums_reset
+from framework.statistics import mean_of, with_sums_reset
 from framework.types import (
     ActorState,
     AgentState,
     Array,
-    Collected,
-    Experience,
     LearnerState,
     Life,
     Mean,
-    Outputs,
     Params,
     Place,
     PyTree,
-    RegularizerInputs,
     TimeStep,
     Trajectory,
     Window,
@@ -99,10 +94,6 @@ class Lifecycle:
         return Learner(
             self.rule, self.network, group.agent.optimizer, epochs=group.epochs, minibatches=group.minibatches
         )
-
-    @functools.cached_property
-    def inner_loop(self) -> InnerLoop:
-        return InnerLoop(self.learner, tuple(r for r in self._discovery.regularizers if r.on == "updates"))
 
     @property
     def _discovery(self) -> Discovery:
@@ -233,9 +224,9 @@ class Lifecycle:
     @functools.cached_property
     def example_trajectory(self) -> Trajectory:
         """Shapes of one unroll's trajectory."""
-        return self._example(self.group.trajectory_length)
+        return self.example(self.group.trajectory_length)
 
-    def _example(self, steps: int) -> Trajectory:
+    def example(self, steps: int) -> Trajectory:
         spec, size = self.environment.spec, self.group.num_environments
 
         def of_steps(*shape: int, dtype: Any = jnp.float32) -> Any:
@@ -275,23 +266,6 @@ class Lifecycle:
         agent = self.newborn(newborn_key, 0, self.hyperparameters())
         return agent.learner, self.act(agent, agent.actor, act_key)[1]
 
-    def rehearsal(self, meta_params: Params, key: Array) -> dict[str, Mean]:
-        """What a step of an agent measures; computed from zeros, for its names and to see that the parts fit."""
-        fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.example_trajectory)
-        actor = jax.tree.map(lambda x: x[0], fresh.observation), fresh.reward[0], fresh.discount[0], fresh.last[0]
-        agent = self.newborn(key, 0, self.hyperparameters(), TimeStep(*actor))
-        agent = self.remember(agent, fresh)
-        if self.discovery is not None:
-            agent = agent.replace(objective=self.discovery.objective.init(key, self.environment.spec))
-        root, zero = jax.random.key_data(key), jnp.zeros((), jnp.int32)
-        agent, (_, means) = self.learn(meta_params, agent, fresh, root, zero)
-        if self.discovery is None:
-            return means
-        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.example_batch)
-        of_updates = self.inner_loop.aim(meta_params, agent.learner, batch)[2]
-        _, numbers = self.judge(agent.learner.params, fresh, agent.objective, of_updates)
-        return means | {name: mean_of(number) for name, number in numbers.items()} | _of_gradient(zero, zero, 1.0)
-
     # Life
 
     def act(
@@ -322,10 +296,10 @@ class Lifecycle:
         if self.discovery is not None:
             objective, more = self.discovery.objective.observe(objective, batch, inputs.outputs[POLICY])
             numbers = numbers | {f"objective/{name}": value for name, value in more.items()}
-        agent, means = self._lived(agent.replace(learner=state, replay=memory, objective=objective), fresh)
+        agent, means = self.lived(agent.replace(learner=state, replay=memory, objective=objective), fresh)
         return agent, (batch, {name: mean_of(value) for name, value in numbers.items()} | means)
 
-    def _lived(self, agent: AgentState, fresh: Trajectory) -> tuple[AgentState, dict[str, Mean]]:
+    def lived(self, agent: AgentState, fresh: Trajectory) -> tuple[AgentState, dict[str, Mean]]:
         """The agent, older by an unroll, and the returns of the episodes that ended in it, by task and by age."""
         statistics, life = agent.actor.statistics, agent.life
         completed = statistics.completed
@@ -351,239 +325,3 @@ class Lifecycle:
         )
         actor = agent.actor.replace(statistics=with_sums_reset(statistics))
         return agent.replace(actor=actor, life=life), means
-
-    # Discovery
-
-    def replay_window(
-        self, meta_params: Params, agent: AgentState, root: Array, counter: Array
-    ) -> tuple[AgentState, LearnerState, LearnerState]:
-        """Makes the window's kept updates again with the newer rule.
-
-        Returns:
-          The agent as it is after them; its learner at the window's start, and after the window's first S updates, as
-          far as these are among the kept ones.
-        """
-        window, discovery = agent.window, self._discovery
-        if not discovery.kept_updates:
-            return agent, agent.learner, agent.learner
-
-        def update(carry: tuple[LearnerState, LearnerState], given: tuple[Array, Experience]) -> tuple:
-            state, next_start = carry
-            index, step = given
-            after, _ = self.learner.update(meta_params, state, step.trajectories, step.keys)
-            state = jax.tree.map(functools.partial(jnp.where, step.valid), after, state)
-            return (state, self._at_stride(index, state, next_start)), None
-
-        kept = discovery.kept_updates
-        replay_keys = self._update_keys(root, counter - kept, kept)
-        experience = Experience(trajectories=window.trajectories, keys=replay_keys, valid=window.valid)
-        (state, next_start), _ = jax.lax.scan(update, (window.start, window.start), (jnp.arange(kept), experience))
-        return agent.replace(learner=state), window.start, next_start
-
-    def _at_stride(self, index: Array, state: LearnerState, otherwise: LearnerState) -> LearnerState:
-        """The state, if it is the one after the window's first S updates."""
-        here = index == self._discovery.new_updates - 1
-        return jax.tree.map(lambda new, old: jnp.where(here, new, old), state, otherwise)
-
-    def _update_keys(self, root: Array, first: Array, count: int) -> Array:
-        """Keys of the minibatches of successive updates [count]."""
-        counters = first + jnp.arange(count)
-        return jax.vmap(lambda counter: keys.step_key(root, counter, Role.MINIBATCHES))(counters)
-
-    def collect(
-        self, meta_params: Params, agent: AgentState, root: Array, counter: Array
-    ) -> tuple[AgentState, Collected, dict[str, Mean]]:
-        """S new updates after the window's kept ones, and a validation trajectory of the final parameters."""
-        agent, start, next_start = self.replay_window(meta_params, agent, root, counter)
-
-        def update(carry: tuple[AgentState, LearnerState], index: Array) -> tuple[Any, Any]:
-            agent, next_start = carry
-            agent, out = self.advance(meta_params, agent, root, counter + index)
-            return (agent, self.at_stride(index, agent.learner, next_start)), out
-
-        indices = jnp.arange(self._discovery.new_updates)
-        (agent, next_start), (batches, means) = jax.lax.scan(update, (agent, next_start), indices)
-        key = keys.step_key(root, counter, Role.VALIDATION)
-        actor, validation = self.act(agent, agent.actor, key, self.validation_length)
-        return self.collected(
-            agent.replace(actor=actor), (start, next_start), batches, validation, means, root=root, counter=counter
-        )
-
-    def at_stride(self, index: Array, state: LearnerState, otherwise: LearnerState) -> LearnerState:
-        """The state, if it follows on the window's first S updates; ``index`` counts the new ones."""
-        kept = self._discovery.kept_updates
-        return self._at_stride(index + kept, state, otherwise) if kept else otherwise
-
-    def collected(
-        self,
-        agent: AgentState,
-        starts: tuple[LearnerState, LearnerState],
-        batches: Trajectory,
-        validation: Trajectory,
-        means: dict[str, Mean],
-        *,
-        root: Array,
-        counter: Array,
-    ) -> tuple[AgentState, Collected, dict[str, Mean]]:
-        """What a meta-gradient is computed from, after acting and learning.
-
-        Args:
-          agent: after its validation trajectory.
-          starts: its learner at this window's start and at the next one's.
-          batches: what the new updates learned from [S, T, B, ...].
-          validation: the validation trajectory.
-          means: of each update [S].
-          root: as for `collect`.
-          counter: as for `collect`.
-        """
-        agent, lived = self._lived(agent, validation)
-        means = jax.tree.map(lambda x: x.sum(0), means)
-        means |= merged({name: means[name] for name in lived}, lived)
-        experience = self._experience(agent, batches, root, counter)
-        return agent, Collected(*starts, experience, validation), means
-
-    def _experience(self, agent: AgentState, batches: Trajectory, root: Array, counter: Array) -> Experience:
-        """What all N updates of the window learned from."""
-        kept, count = self._discovery.kept_updates, self._discovery.inner_updates
-        update_keys = self._update_keys(root, counter - kept, count)
-        if not kept:
-            return Experience(trajectories=batches, keys=update_keys)
-        window = agent.window
-        trajectories = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), window.trajectories, batches)
-        valid = jnp.concatenate([window.valid, jnp.ones(self._discovery.new_updates, bool)])
-        return Experience(trajectories=trajectories, keys=update_keys, valid=valid)
-
-    def meta_loss(
-        self,
-        meta_params: Params,
-        start: LearnerState,
-        experience: Experience,
-        validation: Trajectory,
-        objective: PyTree,
-    ) -> tuple[Array, tuple[Params, dict[str, Array]]]:
-        """The meta-objective of the parameters that the window's updates lead to, with its regularizers [].
-
-        Returns:
-          The loss; the final parameters and numbers to log.
-        """
-        params, of_updates = self.inner_loop(meta_params, start, experience)
-        loss, numbers = self.judge(params, validation, objective, of_updates)
-        return loss, (params, numbers)
-
-    def judge(
-        self, params: Params, validation: Trajectory, objective: PyTree, of_updates: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        """The meta-loss of parameters [], and numbers to log.
-
-        Args:
-          params: that the rule led to.
-          validation: a trajectory of theirs.
-          objective: what the meta-objective keeps of the agent.
-          of_updates: what regularizers say of the updates that led there [].
-        """
-        outputs = self.network.unroll(params, validation.observation, validation.last, validation.carry)
-        per_step, numbers = self._discovery.objective(objective, validation, outputs[POLICY])
-        weight = validation.weight
-        judged = (per_step * weight).sum() / jnp.maximum(1.0, weight.sum())
-        on_validation = self._on_validation(outputs, validation)
-        loss = judged + on_validation + of_updates
-        return loss, {f"objective/{name}": value for name, value in numbers.items()} | {
-            "meta/loss": loss,
-            "meta/objective": judged,
-            "meta/regularization_on_validation": on_validation,
-            "meta/regularization_on_updates": of_updates,
-        }
-
-    def _on_validation(self, outputs: Outputs, validation: Trajectory) -> Array:
-        """The regularizers' weighted sum on the validation trajectory []."""
-        seen = RegularizerInputs(
-            outputs=taken(self.rule, outputs, validation.action),
-            target_outputs=None,
-            targets={},
-            action=validation.action,
-            weight=validation.weight,
-        )
-        return regularization([r for r in self._discovery.regularizers if r.on == "validation"], seen)
-
-    def meta_step(
-        self, meta_params: Params, agent: AgentState, root: Array, counter: Array
-    ) -> tuple[AgentState, Params, Array, dict[str, Mean]]:
-        """One agent's part of a meta-step: collect, then differentiate.
-
-        Returns:
-          The agent; its meta-gradient, limited in norm and zero where the agent is lost; whether it is sound [];
-          running means to log.
-        """
-        agent, collected, means = self.collect(meta_params, agent, root, counter)
-        return self.differentiate(meta_params, agent, collected, means)
-
-    def differentiate(
-        self, meta_params: Params, agent: AgentState, collected: Collected, means: dict[str, Mean]
-    ) -> tuple[AgentState, Params, Array, dict[str, Mean]]:
-        """The meta-gradient from what was collected; see `meta_step`."""
-        discovery = self._discovery
-        start, experience = collected.start, collected.experience
-        given = jax.lax.stop_gradient((start, experience, collected.validation, agent.objective))
-        (_, (params, numbers)), gradient = jax.value_and_grad(self.meta_loss, has_aux=True)(meta_params, *given)
-        norm = global_norm(gradient)
-        largest = largest_element(agent.learner.params)
-        sound = jnp.isfinite(norm) & (largest <= discovery.max_parameter)  # a NaN is not below any limit
-        limit = 1.0 if discovery.max_gradient_norm is None else clip_factor(norm, discovery.max_gradient_norm)
-        gradient = jax.tree.map(lambda g: jnp.where(sound, g * limit, 0.0), gradient)
-        error = replay_error(start.params, agent.learner.params, params)
-        weight = sound.astype(jnp.float32)
-        means = {name: _unless_lost(mean, sound) for name, mean in means.items()}
-        means |= {name: mean_of(value, weight) for name, value in numbers.items()} | _of_gradient(norm, error, weight)
-        if discovery.kept_updates:
-            new = discovery.new_updates
-            later = jax.tree.map(lambda x: x[new:], (experience.trajectories, experience.valid))
-            agent = agent.replace(window=Window(collected.next_start, *later))
-        return agent, gradient, sound, means
-
-
-def _unless_lost(mean: Mean, sound: Array) -> Mean:
-    """A mean of one agent; where the agent is lost and the mean too, it has seen nothing."""
-    counts = sound | jnp.isfinite(mean.total)
-    return jax.tree.map(lambda x: jnp.where(counts, x, 0.0), mean)
-
-
-def _of_gradient(norm: Array, error: Array, weight: Array | float) -> dict[str, Mean]:
-    return {"meta/gradient_norm": mean_of(norm, weight), "meta/replay_error": mean_of(error, weight)}
-
-
-@dataclasses.dataclass(frozen=True)
-class ImaginedLifecycle(Lifecycle):
-    """An agent whose environments show nothing but zeros, to find out shapes of what happens on the host."""
-
-    def act(
-        self, agent: AgentState, actor: ActorState, key: Array, steps: int | None = None
-    ) -> tuple[ActorState, Trajectory]:
-        shapes = self._example(steps or self.group.trajectory_length)
-        return actor, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-
-def global_norm(tree: PyTree) -> Array:
-    """Euclidean norm of all elements []."""
-    squares = sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), start=jnp.zeros(()))
-    return jnp.sqrt(squares)
-
-
-def clip_factor(norm: Array, limit: float) -> Array:
-    """What a gradient of a norm is multiplied with, so that its norm stays within a limit []."""
-    return jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
-
-
-def largest_element(tree: PyTree) -> Array:
-    """The largest magnitude of all elements []; NaN where one is."""
-    largest = [jnp.abs(leaf).max(initial=0.0) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.maximum, largest, jnp.zeros(()))
-
-
-def replay_error(start: Params, collected: Params, replayed: Params) -> Array:
-    """How far apart two ways of making the same updates end, as a share of the way made [].
-
-    A way that is tiny beside the parameters counts as 1e-4 of them: rounding alone parts the ends by 1e-7.
-    """
-    apart = global_norm(jax.tree.map(jnp.subtract, collected, replayed))
-    way = global_norm(jax.tree.map(jnp.subtract, collected, start))
-    return apart / jnp.maximum(way, 1e-4 * global_norm(collected) + 1e-12)

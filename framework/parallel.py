@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from framework.errors import UserError
 from framework.types import PyTree
@@ -88,7 +88,9 @@ def mesh_for(counts: list[int]) -> Mesh | None:
     """
     devices = jax.devices()
     size = max(n for n in range(1, len(devices) + 1) if all(count % n == 0 for count in counts))
-    return None if size == 1 else jax.make_mesh((size,), (AXIS,), devices=devices[:size])
+    if size == 1:
+        return None
+    return jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:size])
 
 
 def mean_over_agents(tree: PyTree, weight: jax.Array) -> PyTree:

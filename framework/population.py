@@ -11,9 +11,11 @@ import jax.numpy as jnp
 
 from framework import keys
 from framework.keys import Role
-from framework.lifecycle import ENDLESS, ImaginedLifecycle, Lifecycle
+from framework.lifecycle import ENDLESS, Lifecycle
+from framework.meta_step import MetaStep
 from framework.parallel import Agents
-from framework.types import AgentState, Array, GroupState, GroupStep, Mean, Params, Place, PyTree, TimeStep
+from framework.rehearsal import ImaginedLifecycle
+from framework.types import AgentState, Array, GroupState, GroupStep, Life, Mean, Params, Place, PyTree, TimeStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Population:
     def lives_end(self) -> bool:
         """Whether agents can make place for others: by age, or because their numbers are lost."""
         return self.lifecycle.discovery is not None or self.lifecycle.group.lifetime is not None
+
+    @functools.cached_property
+    def meta_step(self) -> MetaStep:
+        """One agent's part of a meta-step."""
+        return MetaStep(self.lifecycle)
 
     @property
     def shown_shapes(self) -> TimeStep:
@@ -95,7 +102,7 @@ class Population:
             one = discovery.optimizer.init(meta_params)
             every = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.count, *x.shape)), one)
             agents = agents.replace(meta_optimizer=every)
-        return GroupState(agents=agents, bandit=bandit, dummy_steps=zero, means={}, counts={})
+        return GroupState(agents=agents, bandit=bandit, extra_steps=zero, means={}, counts={})
 
     def step(self, meta_params: Params, agents: AgentState, root: Array, counter: Array) -> GroupStep:
         """The group's part of a step: an update of every agent, or its part of a meta-step."""
@@ -104,7 +111,7 @@ class Population:
         def one(given: tuple[Params, Array], agent: AgentState, agent_root: Array) -> Any:
             meta_params, counter = given
             if lifecycle.discovery is not None:
-                return lifecycle.meta_step(meta_params, agent, agent_root, counter)
+                return self.meta_step(meta_params, agent, agent_root, counter)
             agent, (_, means) = lifecycle.advance(meta_params, agent, agent_root, counter)
             return agent, None, None, means
 
@@ -133,7 +140,14 @@ class Population:
         return lost | ((life.age >= life.budget) & (life.budget < ENDLESS))
 
     def recycled(
-        self, group: GroupState, root: Array, counter: Array, over: Array, shown: TimeStep | None = None
+        self,
+        group: GroupState,
+        root: Array,
+        counter: Array,
+        *,
+        over: Array,
+        lost: Array,
+        shown: TimeStep | None = None,
     ) -> tuple[AgentState, PyTree]:
         """Agents whose lives are over make place for newborn ones.
 
@@ -142,13 +156,14 @@ class Population:
           root: the run's root key.
           counter: of agent updates so far, this step's included [].
           over: whose lives are over [P].
+          lost: who of them is lost: what they reached says nothing good of their hyperparameters [P].
           shown: what environments on the host show first, where a life begins [P, E, ...].
 
         Returns:
           The agents, and what the bandit knows.
         """
         life = self.agents.gathered(group.agents.life)
-        bandit = self._recorded(group.bandit, life, over)
+        bandit = self._recorded(group.bandit, life, over=over, lost=lost)
 
         def reborn(agents: AgentState) -> AgentState:
             places = self.places(root, counter, life.births + 1, bandit, staggered=False)
@@ -157,18 +172,19 @@ class Population:
 
         return jax.lax.cond(over.any(), reborn, lambda agents: agents, group.agents), bandit
 
-    def _recorded(self, bandit: PyTree, life: Any, gone: Array) -> PyTree:
+    def _recorded(self, bandit: PyTree, life: Life, *, over: Array, lost: Array) -> PyTree:
         """What the bandit knows after the lives that are over, in the order of the agents."""
         component = self.lifecycle.group.bandit
         if component is None:
             return bandit
 
-        def record(state: PyTree, of_agent: tuple[Any, Array]) -> tuple[PyTree, None]:
-            life, gone = of_agent
-            recorded = component.record(state, life.task_index, life.arm, life.score)
-            return jax.tree.map(lambda new, old: jnp.where(gone, new, old), recorded, state), None
+        def record(state: PyTree, of_agent: tuple[Life, Array, Array]) -> tuple[PyTree, None]:
+            life, over, lost = of_agent
+            score = jnp.where(lost, jnp.nan, life.score)
+            recorded = component.record(state, life.task_index, life.arm, score)
+            return jax.tree.map(lambda new, old: jnp.where(over, new, old), recorded, state), None
 
-        return jax.lax.scan(record, bandit, (life.replace(task=()), gone))[0]
+        return jax.lax.scan(record, bandit, (life.replace(task=()), over, lost))[0]
 
 
 def _shape(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -16,11 +16,14 @@ from framework.discovery import Discovery
 from framework.environment import refuse_mismatched_environment
 from framework.experiment import Experiment
 from framework.keys import Role
-from framework.lifecycle import DUMMY_STEPS, Lifecycle, global_norm
+from framework.lifecycle import DUMMY_STEPS, Lifecycle
+from framework.norms import global_norm
 from framework.parallel import Agents, mean_over_agents, mesh_for
 from framework.population import Population
+from framework.programs import compiler_options, strongly_typed
+from framework.rehearsal import rehearsal
 from framework.statistics import mean_of, merged
-from framework.types import Array, GroupState, GroupStep, Mean, Params, PyTree, TimeStep, TrainState
+from framework.types import AgentState, Array, GroupState, GroupStep, Mean, Params, PyTree, TimeStep, TrainState
 
 if TYPE_CHECKING:
     from framework.worlds import Worlds
@@ -71,11 +74,11 @@ class Trainer:
     def env_steps(self, step: int, state: TrainState | None = None) -> int:
         """Environment steps of all agents after a number of steps, those before the first update included.
 
-        Agents born later act before their first update too; these steps count towards their lives only. With the
-        state, time steps that no environment made are left out.
+        Only the state knows what agents that were born later did before their first update, and which time steps no
+        environment made; without it, neither is counted in.
         """
-        dummies = 0 if state is None else sum(int(group.dummy_steps) for group in state.groups)
-        return self._time_steps(step) - dummies
+        extra = 0 if state is None else sum(int(group.extra_steps) for group in state.groups)
+        return self._time_steps(step) + extra
 
     def _time_steps(self, step: int) -> int:
         return sum(
@@ -102,9 +105,11 @@ class Trainer:
         initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
         meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
         meta_params = jax.tree.map(jnp.asarray, meta_params)
+        init = jax.jit(lambda *given: strongly_typed(self.init_with(*given)), compiler_options=compiler_options())
         if worlds is None:
-            return jax.jit(self.init_with)(meta_params, root)
-        return worlds.warmed_up(jax.jit(self.init_with)(meta_params, root, worlds.first_shown(root)))
+            state: TrainState = init(meta_params, root)
+            return state
+        return worlds.warmed_up(init(meta_params, root, worlds.first_shown()))
 
     def init_with(self, meta_params: Params, root: Array, shown: Mapping[int, TimeStep] | None = None) -> TrainState:
         """The state before the first update, with the rule's parameters and the root key given.
@@ -147,7 +152,7 @@ class Trainer:
         of_groups = []
         for population in self.populations:
             arguments = self.meta_params_shapes(), jax.eval_shape(lambda: jax.random.key(0))
-            names = jax.eval_shape(population.lifecycle.rehearsal, *arguments)
+            names = jax.eval_shape(functools.partial(rehearsal, population.lifecycle), *arguments)
             counts = COUNTS if population.lives_end else ()
             of_groups.append(
                 (
@@ -178,7 +183,7 @@ class Trainer:
             for task in () if lifecycle.on_host else lifecycle.tasks:
                 refuse_mismatched_environment(lifecycle.environments.environment, lifecycle.group.suite.level(task))
             if lifecycle not in self.lifecycles:
-                jax.eval_shape(lifecycle.rehearsal, self.meta_params_shapes(), jax.random.key(0))
+                jax.eval_shape(functools.partial(rehearsal, lifecycle), self.meta_params_shapes(), jax.random.key(0))
         _ = self._measured_shapes
 
     def meta_params_shapes(self) -> Params:
@@ -211,7 +216,7 @@ class Trainer:
         """`steps` where all environments are on the device, as one program of a state and a count [] int32."""
 
         def steps(state: TrainState, count: Array) -> TrainState:
-            return jax.lax.fori_loop(0, count, lambda _, state: self._step(state), state)
+            return strongly_typed(jax.lax.fori_loop(0, count, lambda _, state: self._step(state), state))
 
         return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options())
 
@@ -253,47 +258,44 @@ class Trainer:
         """The state with the rule moved by the agents' meta-gradients; the agents with their own optimizers' states."""
         pairs = list(zip(self.populations, parts, strict=True))
         gradients = _joined([population.agents.gathered(part.gradient) for population, part in pairs])
-        sound = jnp.concatenate([part.sound for part in parts if part.sound is not None])
-        optimizers = _joined([part.agents.meta_optimizer for part in parts])
-        change, optimizers, meta_optimizer = self._meta_change(state, gradients, sound, optimizers, discovery)
-        moved, first = [], 0
-        for population, part in pairs:
-            places = slice(first, first + population.count)
-            first += population.count
-            own = jax.tree.map(lambda x, p=places: x[p], optimizers)
-            moved.append(part.replace(agents=part.agents.replace(meta_optimizer=own)))
-        mean_gradient = mean_over_agents(gradients, sound * 1.0)
+        weight = jnp.concatenate([part.sound for part in parts if part.sound is not None]).astype(jnp.float32)
+        mean_gradient = mean_over_agents(gradients, weight)
+        meta_optimizer = state.meta_optimizer
+        if discovery.separate_optimizers:
+            own = [self._own_change(state, population, part, discovery) for population, part in pairs]
+            changes = [p.agents.gathered(change) for p, (change, _) in zip(self.populations, own, strict=True)]
+            change = mean_over_agents(_joined(changes), weight)
+            parts = [part.replace(agents=agents) for part, (_, agents) in zip(parts, own, strict=True)]
+        else:
+            optimizer = discovery.optimizer
+            change, moved = optimizer.update(mean_gradient, meta_optimizer, state.meta_params, optimizer.learning_rate)
+            meta_optimizer = jax.tree.map(lambda n, o: jnp.where(weight.any(), n, o), moved, meta_optimizer)
+        finite = jnp.isfinite(global_norm(change)) & weight.any()
+        change = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), change)
         norms = [mean_of(global_norm(tree)) for tree in (change, mean_gradient, state.meta_params)]
         state = state.replace(
             meta_params=jax.tree.map(jnp.add, state.meta_params, change),
             meta_optimizer=meta_optimizer,
             means=merged(state.means, dict(zip(RULE_MEANS, norms, strict=True))),
         )
-        return state, moved
+        return state, list(parts)
 
-    def _meta_change(
-        self, state: TrainState, gradients: Params, sound: Array, optimizers: PyTree, discovery: Discovery
-    ) -> tuple[Params, PyTree, PyTree]:
-        """The change of the meta-parameters, and the optimizers' new states.
+    def _own_change(
+        self, state: TrainState, population: Population, part: GroupStep, discovery: Discovery
+    ) -> tuple[Params, AgentState]:
+        """What each agent's optimizer makes of its meta-gradient [P, ...]; the agents with these optimizers' states.
 
-        An agent that is lost contributes nothing, and its optimizer stays as it was; a change that is not finite
-        is none.
+        The optimizer of an agent that is lost stays as it was.
         """
-        optimizer, weight = discovery.optimizer, sound.astype(jnp.float32)
-        rate = optimizer.learning_rate
+        optimizer = discovery.optimizer
 
-        def update(gradient: Params, opt_state: PyTree) -> tuple[Params, PyTree]:
-            return optimizer.update(gradient, opt_state, state.meta_params, rate)
+        def one(meta_params: Params, gradient: Params, opt_state: PyTree, sound: Array) -> tuple[Params, PyTree]:
+            change, moved = optimizer.update(gradient, opt_state, meta_params, optimizer.learning_rate)
+            return change, jax.tree.map(lambda n, o: jnp.where(sound, n, o), moved, opt_state)
 
-        if discovery.separate_optimizers:
-            changes, moved = jax.vmap(update)(gradients, optimizers)
-            optimizers = jax.tree.map(lambda n, o: jnp.where(_column(sound, n), n, o), moved, optimizers)
-            change, shared = mean_over_agents(changes, weight), state.meta_optimizer
-        else:
-            change, moved = update(mean_over_agents(gradients, weight), state.meta_optimizer)
-            shared = jax.tree.map(lambda n, o: jnp.where(sound.any(), n, o), moved, state.meta_optimizer)
-        finite = jnp.isfinite(global_norm(change)) & sound.any()
-        return jax.tree.map(lambda x: jnp.where(finite, x, 0.0), change), optimizers, shared
+        given = part.gradient, part.agents.meta_optimizer, part.sound
+        change, moved = population.agents.map(one, state.meta_params, *given)
+        return change, part.agents.replace(meta_optimizer=moved)
 
     def _lived(self, state: TrainState, population: Population, group: GroupState, part: GroupStep) -> GroupState:
         """The group after its part of a step."""
@@ -303,7 +305,7 @@ class Trainer:
         over = population.over(part.agents, lost)
         group = group.replace(
             agents=part.agents,
-            dummy_steps=group.dummy_steps + dummies,
+            extra_steps=group.extra_steps - dummies,
             means=merged(group.means, means),
         )
         if not population.lives_end:
@@ -313,22 +315,14 @@ class Trainer:
         if population.lifecycle.on_host:
             return group
         counter = self.counter(state) + self.updates_per_step
-        agents, bandit = population.recycled(group, state.root_key, counter, over)
-        return group.replace(agents=agents, bandit=bandit)
-
-
-def compiler_options() -> dict[str, int] | None:
-    """Options for the device at hand: on a CPU, optimizing less compiles up to 40 % faster to a program as fast."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+        agents, bandit = population.recycled(group, state.root_key, counter, over=over, lost=lost)
+        warm_up = jnp.where(over, agents.life.age, 0).sum()
+        return group.replace(agents=agents, bandit=bandit, extra_steps=group.extra_steps + warm_up)
 
 
 def _joined(trees: list[PyTree]) -> PyTree:
     """Leaves of all groups' agents, one after another."""
     return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
-
-
-def _column(condition: Array, like: Array) -> Array:
-    return condition.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _zeros(shapes: PyTree) -> PyTree:

@@ -102,8 +102,9 @@ class Estimates(struct.PyTreeNode):
 
     Attributes:
       values: v(s) of the online network [T+1, B].
-      returns: estimate of the return from each step, under stop-gradient [T, B].
-      advantages: returns minus v'(s), of the actions taken [T, B].
+      returns: estimate of the return from each step: a constant of the outputs, but not of a learned discount or decay
+        [T, B].
+      advantages: of the actions taken, over v'(s) [T, B].
       errors: returns minus the online network's own prediction of them [T, B].
       action_values: q'(s, a) [T+1, B, A].
       action_advantages: q'(s, a) - v'(s) [T+1, B, A].
@@ -387,14 +388,15 @@ class GroupState(struct.PyTreeNode):
     Attributes:
       agents: every leaf with a leading axis P.
       bandit: ``()`` without one.
-      dummy_steps: time steps so far that were none of the environments' [] int32.
+      extra_steps: environment steps that the number of steps does not tell: those of agents born later before their
+        first update, less time steps that were none of the environments' [] int32.
       means: {name: running mean}.
       counts: {name: how often something happened []}.
     """
 
     agents: AgentState
     bandit: PyTree
-    dummy_steps: Array
+    extra_steps: Array
     means: dict[str, Mean]
     counts: dict[str, Array]
 

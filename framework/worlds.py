@@ -134,7 +134,9 @@ class HostGroup:
         if discovery is None:
             agents, (_, means) = yield from self._update(meta_params, agents, root, counter)
             return GroupStep(agents, None, None, self._programs.summed(means))
+        memory, agents = agents.replay, agents.replace(replay=())
         agents, start, next_start = self._programs.replay_window(meta_params, agents, root, counter)
+        agents = agents.replace(replay=memory)
         batches, means_of_updates = [], []
         for index in range(discovery.new_updates):
             agents, (batch, means) = yield from self._update(meta_params, agents, root, counter + index)
@@ -146,7 +148,9 @@ class HostGroup:
         length = self.population.lifecycle.validation_length
         actor, validation = yield from self.unroll(agents, unroll_keys, steps=length)
         gathered = ((start, next_start), batches, validation, means_of_updates)
-        return self._programs.differentiate(meta_params, agents.replace(actor=actor), gathered, root, counter)
+        memory, agents = agents.replay, agents.replace(actor=actor, replay=())
+        part = self._programs.differentiate(meta_params, agents, gathered, root, counter)
+        return part.replace(agents=part.agents.replace(replay=memory))
 
     def _update(self, meta_params: Params, agents: AgentState, root: Array, counter: Array) -> InTurns[Any]:
         unroll_keys = self._programs.unroll_keys(root, counter, np.int32(0), Role.ACT)
@@ -156,8 +160,16 @@ class HostGroup:
         return self._programs.learn(meta_params, agents, memory, fresh, root, counter)
 
     def recycled(self, group: GroupState, root: Array, counter: Array, sound: Array | None) -> InTurns[GroupState]:
-        """The group with newborn agents, in new environments, where lives are over; see `HostPrograms.over`."""
-        over = np.asarray(self._programs.over(group.agents, sound))
+        """The group with newborn agents, in new environments, where lives are over.
+
+        Args:
+          group: after a step.
+          root: the run's root key.
+          counter: of agent updates so far, this step's included [].
+          sound: whose numbers are not lost [P]; ``None`` where none can be.
+        """
+        lost = np.zeros(self.population.count, bool) if sound is None else ~np.asarray(sound)
+        over = np.asarray(self._programs.over(group.agents, lost))
         if not over.any():
             return group
         shown = jax.tree.map(np.array, group.agents.actor.time_step)
@@ -167,9 +179,10 @@ class HostGroup:
                 stream, seed = place * self._size + environment, self._seed(place, environment)
                 shown.observation[place, environment] = self.pool.replace(stream, self._environment(place), seed)
             shown.reward[place], shown.discount[place], shown.last[place] = 0.0, 1.0, False
-        agents, bandit = self._programs.recycled(group, root, counter, over, shown)
+        agents, bandit = self._programs.recycled(group, root, counter, over, lost, shown)
         agents = yield from self.warmed_up(agents, root, counter, over)
-        return group.replace(agents=agents, bandit=bandit)
+        warm_up = np.where(over, agents.life.age, 0).sum()
+        return group.replace(agents=agents, bandit=bandit, extra_steps=group.extra_steps + warm_up)
 
     def restore(self, snapshots: Sequence[bytes], group: GroupState) -> None:
         """Goes back to where the environments were when the state was saved."""
@@ -201,7 +214,7 @@ class Worlds:
             self.close()
             raise
 
-    def first_shown(self, root: Array) -> dict[int, TimeStep]:
+    def first_shown(self) -> dict[int, TimeStep]:
         """{group: what its environments show first [P, E, ...]}."""
         return {index: host.first_shown() for index, host in self._groups.items()}
 
@@ -218,7 +231,7 @@ class Worlds:
         population = self._groups[index].population
         unrolls = population.count * population.lifecycle.warm_up_unrolls
         dummies = unrolls * population.lifecycle.env_steps_per_unroll - agents.life.age.sum()
-        return group.replace(agents=agents, dummy_steps=group.dummy_steps + dummies)
+        return group.replace(agents=agents, extra_steps=group.extra_steps - dummies)
 
     def step(self, state: TrainState) -> TrainState:
         """The state after a step; its buffers are given away.

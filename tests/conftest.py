@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Compiling takes most of the suite's time, and the least optimized program is just as right.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import jax  # noqa: E402
 
 import components.everything  # noqa: E402, F401  # whatever a test loads may name all shipped components
 
@@ -55,6 +60,13 @@ def golden_file(request: pytest.FixtureRequest) -> Path:
     if not isinstance(request.param, Path):
         pytest.fail(request.param)
     return request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_one_module() -> Iterator[None]:
+    """Frees compiled programs: some thousands of them in one process use up its memory maps, and it would crash."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

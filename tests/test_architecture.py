@@ -66,6 +66,12 @@ def top(module: str) -> str:
     return module.partition(".")[0]
 
 
+def for_types_only(path: Path) -> set[ast.AST]:
+    """What a file says in ``if TYPE_CHECKING``: none of it happens."""
+    guarded = [n for n in ast.walk(tree(path)) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    return {inner for block in guarded for statement in block.body for inner in ast.walk(statement)}
+
+
 def loaded_with(module: str) -> set[str]:
     """Everything that importing one of our modules may import: ours by full name, other libraries by their first."""
     seen: set[str] = set()
@@ -77,7 +83,9 @@ def loaded_with(module: str) -> set[str]:
             continue
         seen.add(current)
         ahead += [current.rpartition(".")[0]] if "." in current else []
-        ahead += [name for _, name in imports(OURS[current])] if current in OURS else []
+        if current in OURS:
+            skipped = for_types_only(OURS[current])
+            ahead += [name for node, name in imports(OURS[current]) if node not in skipped]
     return seen - {module}
 
 
@@ -93,6 +101,15 @@ def test_packages_import_only_what_is_below_them() -> None:
 
 def test_launching_needs_no_jax() -> None:
     loaded = {module: loaded_with(module) & JAX_LIBRARIES for module in OURS if top(module) == "launch"}
+    assert not any(loaded.values()), loaded
+
+
+def test_worker_processes_load_no_jax() -> None:
+    """Else each would take seconds to start, and the memory of an accelerator."""
+    of_workers = re.compile(r"framework\.host(_crew|_worker)?|components\.streams(\..+)?")
+    workers = [module for module in OURS if of_workers.fullmatch(module)]
+    assert len(workers) >= 6
+    loaded = {module: loaded_with(module) & {*JAX_LIBRARIES, "gin"} for module in workers}
     assert not any(loaded.values()), loaded
 
 

@@ -24,6 +24,7 @@ from framework.config import ConfigError, load
 from framework.experiment import Experiment
 from framework.inner_loop import regularization, taken
 from framework.keys import Role
+from framework.meta_step import MetaStep
 from framework.train import Trainer, measured
 from framework.types import AgentState, Array, GroupStep, Params, PyTree, RegularizerInputs, TrainState
 
@@ -93,7 +94,7 @@ def fused(trainer: Trainer, meta_params: Params, agent: AgentState, root: Array,
       The meta-loss, the learner after the window's kept updates, the one after all, the new batch; the meta-gradient.
     """
     (lifecycle,), discovery = trainer.lifecycles, trainer.experiment.discovery
-    loop, replay = lifecycle.inner_loop, lifecycle.group.replay
+    loop, replay = MetaStep(lifecycle).inner_loop, lifecycle.group.replay
 
     def loss(meta_params: Params) -> tuple[Array, Any]:
         state, kept, total = agent.window.start, agent.window.trajectories, 0.0
@@ -174,8 +175,8 @@ def test_a_component_that_draws_by_itself_is_found_out(life: list[Seen]) -> None
     @functools.partial(jax.jit, compiler_options=COMPILE_FAST)
     def error(meta_params: Params) -> Array:
         root, counter = trainer.populations[0].roots(seen.before.root_key)[0], trainer.counter(seen.before)
-        after, collected, means = lifecycle.collect(seen.before.meta_params, agent, root, counter)
-        means = lifecycle.differentiate(meta_params, after, collected, means)[3]
+        after, collected, means = MetaStep(lifecycle).collect(seen.before.meta_params, agent, root, counter)
+        means = MetaStep(lifecycle).differentiate(meta_params, after, collected, means)[3]
         return means["meta/replay_error"].total
 
     assert error(seen.before.meta_params) < 1e-5
@@ -438,9 +439,10 @@ def test_the_bandit_is_told_of_lives_in_the_order_of_agents(life: list[Seen]) ->
     assert int(known.scored.sum()) > 0
 
 
-def test_a_life_that_was_lost_counts_for_the_bandit(calm: Seen) -> None:
-    """As tried, without a score: an arm that agents diverge with does not look untried for ever."""
-    sick = make_step(trainer_of(), rewards_that_are_nan(calm.before))
+@pytest.mark.parametrize("sickness", ["nan_rewards", "exploded_params"])
+def test_a_life_that_was_lost_counts_for_the_bandit(calm: Seen, sickness: str) -> None:
+    """As tried, without a score: an arm that agents diverge with looks neither untried for ever nor good."""
+    sick = make_step(trainer_of(), SICKNESSES[sickness](calm.before))
     end = row(sick.part.agents.life, SICK)
     before, after = (state.groups[0].bandit for state in (sick.before, sick.after))
     tried = difference(after.lifetimes, before.lifetimes)
@@ -471,14 +473,6 @@ FEVER = (
 )
 
 
-@pytest.fixture
-def compiled_fast() -> Any:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("compiled_fast")
 def test_a_run_that_loses_too_many_agents_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Agents whose parameters grow beyond a limit."""
     sick = (*FEVER, "--gin.LEARNING_RATE=400.0", "--gin.Discovery.max_parameter=1.0")

@@ -14,7 +14,7 @@ HAND_MADE = ("ppo_catch", "ppo_static_target_catch", "a2c_catch", "ppo_recurrent
 SEEDS = range(5)
 
 # Disco103 as published, on the board of the authors' meta-training notebook and with a quarter of the agent: it
-# learns in half a minute.
+# learns within a minute.
 SMALL_DISCO103 = (
     "--gin.ROWS=5",
     "--gin.COLUMNS=5",
@@ -25,7 +25,7 @@ SMALL_DISCO103 = (
     "--gin.REPLAY_CAPACITY=256",
     "--gin.NUM_ENVIRONMENTS=16",
     "--gin.TRAJECTORY_LENGTH=8",
-    "--gin.STEPS=500",
+    "--gin.STEPS=800",
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import SMALL_DISCO, command, intervals, numbers_of, points_of, process_environment, result_of, run
+from running import SMALL_DISCO, assert_same_run, intervals, result_of, run, started, wait_for_point
 
 STEPS = 600
 DISCO = (*SMALL_DISCO, *intervals(logging=10, checkpoints=20), f"--gin.STEPS={STEPS}")
@@ -25,44 +25,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(folder: Path, **variables: str) -> subprocess.Popen[str]:
-    """The run in a process of its own."""
-    # A process that is killed could leave half an entry in the cache that all tests share: it may read, not write.
-    environment = {**process_environment(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9", **variables}
-    return subprocess.Popen(
-        command("run", *DISCO, f"--workdir={folder}"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder.parent,
-        env=environment,
-    )
-
-
-def wait_for_first_point(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "step " in line and f"/{STEPS}" in line:
-            return
-    pytest.fail(f"the run ended before its first point: {process.communicate()[1]}")
-
-
-def assert_same_run(folder: Path, other: Path) -> None:
-    """Same state, same result, same points; each step once."""
-    ours, theirs = result_of(folder), result_of(other)
-    assert ours.pop("wall_seconds") > 0
-    assert ours == {name: value for name, value in theirs.items() if name != "wall_seconds"}
-    assert numbers_of(folder) == numbers_of(other)
-    wall = [point["wall_seconds"] for point in points_of(folder)]
-    assert wall == sorted(wall)
-    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_the_state(uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
-    process = started(folder)
-    wait_for_first_point(process)
+    process = started(*DISCO, folder=folder)
+    wait_for_point(process, STEPS)
     process.send_signal(number)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -81,8 +48,8 @@ def test_signal_saves_the_state(uninterrupted: Path, tmp_path: Path, number: sig
 
 def test_kill_loses_nothing_but_time(uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    process = started(folder)
-    wait_for_first_point(process)
+    process = started(*DISCO, folder=folder)
+    wait_for_point(process, STEPS)
     assert run(*DISCO, folder=folder) == 1
     assert f"{folder} is in use by process {process.pid} on " in capsys.readouterr().err
     time.sleep(random.Random(0).uniform(0.0, 0.5))
@@ -148,7 +115,7 @@ def test_five_kills(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
         time.sleep(dice.uniform(3.0, 15.0))
 
     def while_training(process: subprocess.Popen[str]) -> None:
-        wait_for_first_point(process)
+        wait_for_point(process, STEPS)
         time.sleep(dice.uniform(0.0, 0.3))
 
     def while_saving(process: subprocess.Popen[str]) -> None:
@@ -158,12 +125,12 @@ def test_five_kills(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
         time.sleep(dice.uniform(0.0, 0.03))
 
     for moment in (while_starting, while_compiling, while_saving, while_training, while_saving):
-        process = started(folder, **cache)
+        process = started(*DISCO, folder=folder, **cache)
         moment(process)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-    process = started(folder, **cache)
+    process = started(*DISCO, folder=folder, **cache)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert_same_run(folder, uninterrupted)

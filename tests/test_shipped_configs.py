@@ -65,7 +65,10 @@ def test_runs(tmp_path: Path, name: str) -> None:
     """Two steps, or meta-steps, in small; what is described and checked in full is in other tests."""
     tiny = "--gin_file=scale/tiny.gin"
     assert run(name, tiny, folder=tmp_path / "run") == 0
-    discovery = load(name, gin_files=["scale/tiny.gin"], root=Experiment).experiment.discovery
+    experiment = load(name, gin_files=["scale/tiny.gin"], root=Experiment).experiment
+    discovery = experiment.discovery
+    # A table of zeros moves with the first reward where nothing else moves it, and in two steps there may be none.
+    sure_to_move = name not in ("a2c_small", "ppo_small")
     result = result_of(tmp_path / "run")
     assert (result["status"], result["experiment"], result["steps"]) == ("finished", name, 2)
     assert math.isfinite(result["final_return"])
@@ -75,8 +78,7 @@ def test_runs(tmp_path: Path, name: str) -> None:
         # Within an update it may be that no episode ends, and in a quarter of a life that nobody is in it.
         missing = {metric.partition("/")[0] for metric, value in point.items() if value is None}
         assert missing <= {"episode", "return", "return_by_age"}
-        assert point["update/gradient_norm"] > 0
-        assert point["update/change_norm"] > 0
+        assert all(point[name] > 0 for name in ("update/gradient_norm", "update/change_norm")) or not sure_to_move
         assert ("meta/loss" in point) is (discovery is not None)
         if discovery is not None:
             assert point["meta/gradient_norm"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import math
@@ -13,6 +14,7 @@ from framework.runs.storage import disk_errors, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Point = Sequence[float | None]
 """Step, environment steps, mean episode return (``None`` or NaN: not known)."""
@@ -43,6 +45,55 @@ def draw_comparison(path: Path, runs: Mapping[str, Sequence[Point]], *, title: s
     _draw(path, lines, title=title, unit="environment steps")
 
 
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One of several pictures side by side.
+
+    Attributes:
+      title: above it.
+      lines: {label: points}, each (x, y), or (x, y, low, high) for a band around the line.
+      unit: what x counts.
+      value: what y is.
+    """
+
+    title: str
+    lines: Mapping[str, Sequence[Sequence[float | None]]]
+    unit: str
+    value: str = "mean episode return"
+
+
+def draw_panels(path: Path, panels: Sequence[Panel], *, title: str, columns: int = 2) -> None:
+    """Draws panels in rows, lines of the same label in the same colour, to a PNG.
+
+    Raises:
+      RunFolderError: when the disk refuses.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    height = max(2.9, *(_LABEL_HEIGHT * len(panel.lines) for panel in panels))
+    figure = Figure(figsize=(6.4 * columns, (height + _MARGINS) * rows), dpi=150)
+    figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.1)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=_INK)
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
+    colors = dict(zip(labels, _colors(len(labels)), strict=True))
+    for index, panel in enumerate(panels):
+        _draw_panel(figure.add_subplot(rows, columns, index + 1), panel, colors, height=height)
+    _save(figure, path)
+
+
+def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str], *, height: float) -> None:
+    _style(axes, title=panel.title, unit=panel.unit, value=panel.value)
+    lines = {label: _known((x, y) for x, y, *_ in points) for label, points in panel.lines.items()}
+    for label, points in panel.lines.items():
+        bands = [(x, *band) for x, y, *band in points if band and None not in (y, *band)]
+        if bands:
+            x, low, high = zip(*bands, strict=True)
+            axes.fill_between(x, low, high, color=colors[label], alpha=0.18, linewidth=0.0)
+    _draw_lines(axes, {label: points for label, points in lines.items() if points}, colors, height=height)
+
+
 def _draw(path: Path, lines: Mapping[str, Line], *, title: str, unit: str) -> None:
     # The object API: pyplot would keep every figure in a global list and may look for a display.
     from matplotlib.figure import Figure
@@ -51,11 +102,15 @@ def _draw(path: Path, lines: Mapping[str, Line], *, title: str, unit: str) -> No
     height = max(3.3, _LABEL_HEIGHT * len(drawn))
     figure = Figure(figsize=(8.0, height + _MARGINS), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    _style(axes, title=title, unit=unit)
+    _style(axes, title=title, unit=unit, value="mean episode return")
     if drawn:
-        _draw_lines(axes, drawn, height=height)
+        _draw_lines(axes, drawn, dict(zip(drawn, _colors(len(drawn)), strict=True)), height=height)
     else:
         axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=_INK, fontsize=12)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     with disk_errors(f"write {path}"):
@@ -66,12 +121,12 @@ def _known(points: Iterable[tuple[float | None, float | None]]) -> Line:
     return [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(y)]
 
 
-def _style(axes: Axes, *, title: str, unit: str) -> None:
+def _style(axes: Axes, *, title: str, unit: str, value: str) -> None:
     from matplotlib.ticker import EngFormatter
 
     axes.set_title(title, loc="left", fontsize=13, color=_INK, pad=12)
     axes.set_xlabel(unit, fontsize=11, color=_INK)
-    axes.set_ylabel("mean episode return", fontsize=11, color=_INK)
+    axes.set_ylabel(value, fontsize=11, color=_INK)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(color=_FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -80,19 +135,19 @@ def _style(axes: Axes, *, title: str, unit: str) -> None:
     axes.spines[["left", "bottom"]].set(linewidth=0.6, color="#999999")
 
 
-def _draw_lines(axes: Axes, lines: Mapping[str, Line], *, height: float) -> None:
+def _draw_lines(axes: Axes, lines: Mapping[str, Line], colors: Mapping[str, str], *, height: float) -> None:
     """Draws the lines, each with its name at its end, on axes of a height in inches."""
-    colors = _colors(len(lines))
-    for (_, points), color in zip(lines.items(), colors, strict=True):
-        axes.plot(*zip(*points, strict=True), color=color, linewidth=1.6, marker="o" if len(points) == 1 else None)
+    for label, points in lines.items():
+        marker = "o" if len(points) == 1 else None
+        axes.plot(*zip(*points, strict=True), color=colors[label], linewidth=1.6, marker=marker)
     axes.margins(x=0.02)
     # In inches from the axes' foot: names keep a line's distance whatever the scale.
     low, high = axes.get_ylim()
     ends = [(points[-1][1] - low) / (high - low) * height for points in lines.values()]
-    for label, color, place in zip(lines, colors, _spread(ends, _LABEL_HEIGHT, height), strict=True):
+    for label, place in zip(lines, _spread(ends, _LABEL_HEIGHT, height), strict=True):
         axes.annotate(
             label, (1.0, place / height), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points",
-            color=color, fontsize=10, va="center", annotation_clip=False,
+            color=colors[label], fontsize=10, va="center", annotation_clip=False,
         )  # fmt: skip
 
 

@@ -64,6 +64,8 @@ def advance(
     piece, saved = 1, (checkpoints.steps() or [-1])[-1]
 
     def save() -> None:
+        if step % settings.interval:
+            _refuse_divergence(measured(state), step, trainer)
         checkpoints.save(step, state, worlds.files() if worlds else None)
 
     while step < last and not stop():
@@ -78,7 +80,7 @@ def advance(
         piece = max(1, min(2 * piece, int(count * POLL_SECONDS / max(now - started, 1e-3))))
         if step % settings.interval == 0 or step == last:
             means = measured(state)
-            _refuse_lost(means, step, trainer)
+            _refuse_divergence(means, step, trainer)
             state = with_measurements_reset(state)
             env_steps, speed = trainer.env_steps(step, state), None
             if step > logged[0]:
@@ -103,8 +105,13 @@ def advance(
     return Reached(state, step, time.monotonic() - begin)
 
 
-def _refuse_lost(means: Mapping[str, float], step: int, trainer: Trainer) -> None:
+def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) -> None:
     """Ends a run whose numbers are lost, before its state takes the place of a sound one.
+
+    Args:
+      means: what was measured since the last logged point.
+      step: where the run stands.
+      trainer: its trainer.
 
     Raises:
       UserError: where a loss or an update is not finite, or, of a discovery, where too many agents are lost or the
@@ -114,12 +121,12 @@ def _refuse_lost(means: Mapping[str, float], step: int, trainer: Trainer) -> Non
     if discovery is None:
         _refuse_non_finite(means, step)
         return
-    places = sum(group.agents for group in trainer.experiment.groups)
     interval = trainer.experiment.logging.interval
+    meta_steps = (step % interval or interval) * sum(group.agents for group in trainer.experiment.groups)
     lost = means["agents/lost"]
-    if lost > discovery.max_faulty_share * places * interval:
+    if lost > discovery.max_faulty_share * meta_steps:
         raise UserError(
-            f"the discovery has come apart: up to step {step:,}, {lost:,.0f} of {places * interval:,} agents' "
+            f"the discovery has come apart: up to step {step:,}, {lost:,.0f} of {meta_steps:,} agents' "
             "meta-steps gave numbers that are not finite or exploded; lower the agents' or the meta learning rate, in "
             "another folder, or raise Discovery.max_faulty_share; the last checkpoint is from before"
         )

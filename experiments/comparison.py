@@ -1,0 +1,234 @@
+"""Which of several rules teaches fresh agents best: hyperparameters chosen on seen tasks, returns on unseen ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from framework import keys
+from framework.aggregates import Interval, interquartile_mean, paired_bootstrap, stratified_bootstrap
+from framework.errors import UserError
+from framework.group import Group
+from framework.keys import Role
+from framework.trials import Curves, Trials
+from framework.types import Array, Params
+from framework.update_rule import UpdateRule
+
+LATE_SHARE = 0.1
+"""Share of the updates, the last ones, whose return says how good a rule is."""
+
+POINTS = 25
+"""Points of a learning curve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """A rule, and the agents that learn with it.
+
+    Attributes:
+      name: for tables and pictures.
+      rule: the rule.
+      meta_params: its parameters.
+      groups: agents on the tasks to compare on.
+      arms: {hyperparameter: its value in each of the choices}; empty where there is nothing to choose.
+    """
+
+    name: str
+    rule: UpdateRule
+    meta_params: Params
+    groups: tuple[Group, ...]
+    arms: Mapping[str, Sequence[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What a contender's agents reached.
+
+    Attributes:
+      chosen: {hyperparameter: value}.
+      scores: mean late return on the seen tasks of each choice.
+      curves: {unseen task: what its agents reached [P, U]}.
+      env_steps_per_update: {unseen task: environment steps of an agent's update}.
+    """
+
+    chosen: Mapping[str, float]
+    scores: Sequence[float]
+    curves: Mapping[str, Curves]
+    env_steps_per_update: Mapping[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How contenders are compared: each in the same worlds, with hyperparameters chosen in the same way.
+
+    Agents of one compiled program learn first on the seen tasks, with every choice of hyperparameters, then on the
+    unseen ones with the best choice. Agents of the same place meet the same world whoever the contender is.
+
+    Attributes:
+      seen: the tasks that hyperparameters are chosen on; all of one group.
+      updates: that every agent makes.
+      seed: of all randomness.
+    """
+
+    seen: tuple[str, ...]
+    updates: int
+    seed: int
+
+    def learn(self, contender: Contender) -> Learned:
+        """Chooses hyperparameters, then lets fresh agents learn.
+
+        Raises:
+          UserError: the seen tasks are in no group, or its agents are too few to try every choice on each of them.
+        """
+        trials = [self._trials(contender.rule, group) for group in contender.groups]
+        chosen, scores = self._choose(contender, trials)
+        curves: dict[str, Curves] = {}
+        env_steps: dict[str, int] = {}
+        for index, trial in enumerate(trials):
+            given = {name: np.full(trial.group.agents, value) for name, value in chosen.items()}
+            unseen = [task for task in trial.group.suite.tasks() if task not in self.seen]
+            if not unseen:
+                continue
+            tasks = list(itertools.islice(itertools.cycle(unseen), trial.group.agents))
+            reached = trial.curves(contender.meta_params, self._root(1 + index), tasks=tasks, hyperparameters=given)
+            curves |= {task: reached.of_task(task) for task in unseen}
+            env_steps |= dict.fromkeys(unseen, trial.env_steps_per_update)
+        return Learned(chosen=chosen, scores=scores, curves=curves, env_steps_per_update=env_steps)
+
+    @functools.cached_property
+    def _known_trials(self) -> dict[tuple[UpdateRule, Group], Trials]:
+        return {}
+
+    def _trials(self, rule: UpdateRule, group: Group) -> Trials:
+        """Contenders that differ in nothing but the rule's parameters share one program."""
+        return self._known_trials.setdefault((rule, group), Trials(rule, group, self.updates))
+
+    def _choose(self, contender: Contender, trials: Sequence[Trials]) -> tuple[dict[str, float], list[float]]:
+        """The hyperparameters with the highest mean late return on the seen tasks; that of each choice."""
+        if not contender.arms:
+            return {}, []
+        holder = next((t for t in trials if set(self.seen) <= set(t.group.suite.tasks())), None)
+        if holder is None:
+            raise UserError(f"no group of '{contender.name}' has all of the tasks {', '.join(self.seen)}: give it one")
+        count = len(next(iter(contender.arms.values())))
+        agents, least = holder.group.agents, count * len(self.seen)
+        if agents < least:
+            raise UserError(
+                f"{agents} agents cannot try {count} choices on {len(self.seen)} tasks: give the group of "
+                f"{', '.join(self.seen)} at least {least}"
+            )
+        place = np.arange(agents)
+        arm, task = place % count, place // count % len(self.seen)
+        reached = holder.curves(
+            contender.meta_params,
+            self._root(0),
+            tasks=[self.seen[index] for index in task],
+            hyperparameters={name: np.asarray(values)[arm] for name, values in contender.arms.items()},
+        )
+        late = reached.late_returns(LATE_SHARE)
+        # Tasks count alike, however many agents tried a choice on each; a choice with which some agent completed no
+        # episode at the end is worse than any other.
+        of_tasks = [[np.mean(late[(arm == a) & (task == t)]) for t in range(len(self.seen))] for a in range(count)]
+        scores = np.nan_to_num(np.mean(of_tasks, axis=1), nan=-np.inf)
+        best = int(np.argmax(scores))
+        return {name: float(values[best]) for name, values in contender.arms.items()}, scores.tolist()
+
+    def _root(self, part: int) -> Array:
+        """Key data for choosing (0) and for the groups (1, 2, ...): nobody learns twice in the same world."""
+        role = keys.role_key(keys.root_key(self.seed), Role.HELD_OUT)
+        return jax.random.key_data(jax.random.fold_in(role, part))
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """By how much ours is better than another.
+
+    Attributes:
+      interval: of the difference of interquartile means, with worlds drawn anew for both alike.
+      standard_errors: the mean difference in a world, in its standard errors.
+    """
+
+    interval: Interval
+    standard_errors: float
+
+
+def late_returns(curves: Curves) -> np.ndarray:
+    """Each agent's mean return at the end [P]; an agent that finished no episode there counts as 0."""
+    return np.nan_to_num(curves.late_returns(LATE_SHARE))
+
+
+def mean_returns(curves: Curves) -> np.ndarray:
+    """Each agent's mean return from the first update to the last, the area under its curve [P]."""
+    return np.nan_to_num(curves.mean_returns(0, curves.returns.shape[1]))
+
+
+def interval(scores: np.ndarray) -> Interval:
+    """The interquartile mean of agents' scores [P], each of which learned in a world of its own."""
+    return stratified_bootstrap(scores[:, None], interquartile_mean)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
+    """Of scores in the same worlds [P]."""
+    of_worlds = ours - theirs
+    error = of_worlds.std(ddof=1) / np.sqrt(of_worlds.size)
+    return Difference(
+        interval=paired_bootstrap(ours, theirs, interquartile_mean),
+        standard_errors=float(of_worlds.mean() / max(error, 1e-12)),
+    )
+
+
+def learning_curve(curves: Curves, env_steps_per_update: int) -> list[list[float | None]]:
+    """``[env_steps, interquartile mean, low, high]`` of windows of updates; ``None`` where too few episodes ended."""
+    updates = curves.returns.shape[1]
+    bounds = np.unique(np.linspace(0, updates, POINTS + 1).astype(int))
+    points: list[list[float | None]] = []
+    for first, last in itertools.pairwise(map(int, bounds)):
+        known = curves.mean_returns(first, last)
+        known = known[np.isfinite(known)]
+        middle = (first + last) / 2 * env_steps_per_update
+        if known.size < 2:
+            points.append([middle, None, None, None])
+            continue
+        found = interval(known)
+        points.append([middle, found.estimate, found.low, found.high])
+    return points
+
+
+def as_json(comparison: Comparison, learned: Mapping[str, Learned], *, ours: str) -> dict[str, Any]:
+    """All numbers of a comparison, for ``comparison.json``.
+
+    Args:
+      comparison: how it was made.
+      learned: {contender: what its agents reached}.
+      ours: the contender whose difference to each of the others is told.
+    """
+    rules = {name: _rule_as_json(of_rule) for name, of_rule in learned.items()}
+    differences = {
+        name: {
+            task: dataclasses.asdict(difference(late_returns(learned[ours].curves[task]), late_returns(curves)))
+            for task, curves in of_rule.curves.items()
+        }
+        for name, of_rule in learned.items()
+        if name != ours
+    }
+    return {"updates": comparison.updates, "rules": rules, "differences": differences}
+
+
+def _rule_as_json(learned: Learned) -> dict[str, Any]:
+    tasks = {}
+    for task, curves in learned.curves.items():
+        late, over_all = late_returns(curves), mean_returns(curves)
+        tasks[task] = {
+            "late_return": dataclasses.asdict(interval(late)),
+            "mean_return": dataclasses.asdict(interval(over_all)),
+            "late_returns": late.tolist(),
+            "mean_returns": over_all.tolist(),
+            "curve": learning_curve(curves, learned.env_steps_per_update[task]),
+        }
+    return {"chosen": learned.chosen, "scores_of_choices": learned.scores, "tasks": tasks}

@@ -1,0 +1,22 @@
+"""How programs are compiled: quickly, and once."""
+
+from __future__ import annotations
+
+import jax
+
+from framework.types import PyTree
+
+
+def compiler_options() -> dict[str, int] | None:
+    """Options for the device at hand: on a CPU, optimizing less compiles up to 40 % faster to a program as fast.
+
+    Who asks jax for still less of it (``JAX_DISABLE_MOST_OPTIMIZATIONS=1``) gets that.
+    """
+    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
+        return None
+    return {"xla_backend_optimization_level": 1}
+
+
+def strongly_typed(tree: PyTree) -> PyTree:
+    """The same arrays; a program compiled for weakly typed ones would be compiled again for the next call's."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
