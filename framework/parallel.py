@@ -1,6 +1,6 @@
 """Agents side by side: vectorised in chunks on a device, and spread over devices.
 
-Where every device holds equally many agents, what a device computes does not depend on how many devices there are.
+What is summed over agents is summed in their order, whatever device they are on.
 """
 
 from __future__ import annotations

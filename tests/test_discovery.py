@@ -197,7 +197,7 @@ def strided(stride: int) -> tuple[list[TrainState], Trainer]:
     return states, trainer
 
 
-@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("stride", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_the_stride_does_not_change_what_agents_learn(stride: int) -> None:
     """While the rule stands still: the same updates from the same keys, differentiated in other pieces."""
     one_by_one, states = strided(1)[0], strided(stride)[0]

@@ -20,6 +20,7 @@ from framework import orbax_arrays
 from framework.config import load
 from framework.experiment import Experiment
 from framework.runs.folder import RunFolder
+from framework.train import Trainer, with_measurements_reset
 
 STEPS, LONGER = 18, 32  # Neither at a logged point: the last point of a run may be of fewer steps.
 PPO = (*SMALL_PPO, *intervals(logging=5, checkpoints=7, evaluation=10))
@@ -69,6 +70,15 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 # What a run leaves.
+
+
+def test_a_step_is_compiled_once() -> None:
+    """The state that a step returns is one that its program takes."""
+    trainer = Trainer(load("lpg_small", gin_files=["scale/tiny.gin"], root=Experiment).experiment)
+    state = trainer.init()
+    for _ in range(2):
+        state = with_measurements_reset(trainer.steps(state, 1))
+    assert trainer.program._cache_size() == 1
 
 
 def test_run_folder(finished: Path) -> None:

@@ -405,6 +405,7 @@ def test_unknown_environments_are_refused(
 ATARI = ("--gin.CHANNELS=(2, 2)", "--gin.HIDDEN_SIZE=4", "--gin.FRAMES=2")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("disco103_weights")
 def test_disco103_trains_an_agent_on_an_atari_game(tmp_path: Path) -> None:
     small = ("--gin.UNITS=1", "--gin.ACTION_MODEL_SIZE=6", "--gin.HEAD_SIZES=(5,)", "--gin.TRAJECTORY_LENGTH=3")

@@ -38,7 +38,9 @@ def workers_of(process: subprocess.Popen[str]) -> Sequence[int]:
     return [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize("everyone", [False, True], ids=["the main process", "all processes"])
+@pytest.mark.parametrize(
+    "everyone", [pytest.param(False, marks=pytest.mark.slow), True], ids=["the main process", "all processes"]
+)
 def test_termination_saves_the_state(uninterrupted: Path, tmp_path: Path, everyone: bool) -> None:
     """A cluster may tell all processes of a job to end, not only the first."""
     folder = tmp_path / "run"
