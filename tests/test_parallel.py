@@ -33,15 +33,17 @@ class Runs:
         self._folder = folder
         self.made = functools.cache(self._make)
 
-    def _make(self, devices: int, *words: str, steps: int = STEPS) -> Path:
-        folder = self._folder / f"{devices}_devices_{len(words)}_{steps}"
-        flags = f"--xla_force_host_platform_device_count={devices}"
+    def _make(self, devices: int, *words: str, steps: int = STEPS, optimized: bool = False) -> Path:
+        folder = self._folder / f"{devices}_devices_{len(words)}_{steps}{'_optimized' * optimized}"
+        variables = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        if optimized:
+            variables["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0"
         done = subprocess.run(
             command(
                 "run", SMALL_DISCOVERY, "--gin.AGENTS=4", f"--gin.STEPS={steps}", f"--workdir={folder}", *words,
                 *intervals(logging=1, checkpoints=1, episodes=0),
             ),
-            capture_output=True, text=True, check=False, env=process_environment() | {"XLA_FLAGS": flags}, timeout=600,
+            capture_output=True, text=True, check=False, env=process_environment() | variables, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return folder
@@ -69,9 +71,10 @@ def meta_params(folder: Path, shapes: Params) -> Params:
     return restored[1]
 
 
+@pytest.mark.slow
 def test_a_meta_step_does_not_depend_on_the_number_of_devices(runs: Runs) -> None:
-    """To the last bit, where each agent is computed by itself."""
-    two, four = (result_of(runs.made(devices, ONE_BY_ONE, steps=1)) for devices in (2, 4))
+    """To the last bit, where each agent is computed by itself, by programs compiled as for a user."""
+    two, four = (result_of(runs.made(devices, ONE_BY_ONE, steps=1, optimized=True)) for devices in (2, 4))
     for same in ("state_sha256", "meta_params_sha256", "env_steps", "returns"):
         assert four[same] == two[same]
 
