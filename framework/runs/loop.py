@@ -58,13 +58,13 @@ def advance(
     """
     experiment = trainer.experiment
     settings, last = experiment.logging, experiment.steps
-    step = first = int(state.step)
+    step = first = checked = int(state.step)
     begin = time.monotonic() - writer.wall_seconds_before
     logged = (step, time.monotonic())
     piece, saved = 1, (checkpoints.steps() or [-1])[-1]
 
     def save() -> None:
-        if step % settings.interval:
+        if step != checked:
             _refuse_divergence(measured(state), step, trainer)
         checkpoints.save(step, state, worlds.files() if worlds else None)
 
@@ -81,7 +81,7 @@ def advance(
         if step % settings.interval == 0 or step == last:
             means = measured(state)
             _refuse_divergence(means, step, trainer)
-            state = with_measurements_reset(state)
+            state, checked = with_measurements_reset(state), step
             env_steps, speed = trainer.env_steps(step, state), None
             if step > logged[0]:
                 speed = (trainer.env_steps(step) - trainer.env_steps(logged[0])) / (now - logged[1])
