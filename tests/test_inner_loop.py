@@ -266,11 +266,14 @@ TRUE = {
 
 @pytest.mark.parametrize("case", TRUE.values(), ids=TRUE)
 def test_the_meta_gradient_is_the_slope(case: Case) -> None:
-    """In three random directions of all meta-parameters; a learned lambda is rounded to float32 on its way."""
+    """In three random directions of all meta-parameters.
+
+    A learned lambda is rounded to float32 on its way, and wants a longer step than a rule as curved as Disco's allows.
+    """
     meta_params, *given = case.given
     value_and_gradient = case.compiled()
     _, gradient = value_and_gradient(meta_params, *given)
-    rng, epsilon = np.random.default_rng(5), 1e-5
+    rng, epsilon = np.random.default_rng(5), 1e-5 if case.rule.startswith("disco") else 1e-3
     for _ in range(3):
         direction = random_like(rng, meta_params)
         above, below = (
