@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,20 @@ def wait_for_point(process: subprocess.Popen[str], steps: int) -> None:
         if "step " in line and f"/{steps}" in line:
             return
     pytest.fail(f"the run ended before its first point: {process.communicate()[1]}")
+
+
+def wait_until_it_saves(folder: Path, seconds: float) -> None:
+    """Returns as soon as a run is writing a checkpoint, at the latest after some seconds."""
+    deadline = time.monotonic() + seconds
+    while not list(folder.glob("checkpoints/.saving-*")) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kills a process that has not ended by itself."""
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

@@ -11,7 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import SMALL_DISCO, assert_same_run, intervals, result_of, run, started, wait_for_point
+from running import (
+    SMALL_DISCO,
+    assert_same_run,
+    intervals,
+    kill,
+    result_of,
+    run,
+    started,
+    wait_for_point,
+    wait_until_it_saves,
+)
 
 STEPS = 600
 DISCO = (*SMALL_DISCO, *intervals(logging=10, checkpoints=20), f"--gin.STEPS={STEPS}")
@@ -53,9 +63,7 @@ def test_kill_loses_nothing_but_time(uninterrupted: Path, tmp_path: Path, capsys
     assert run(*DISCO, folder=folder) == 1
     assert f"{folder} is in use by process {process.pid} on " in capsys.readouterr().err
     time.sleep(random.Random(0).uniform(0.0, 0.5))
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill(process)
     assert not (folder / "result.json").exists()
     assert run(*DISCO, folder=folder) == 0
     assert_same_run(folder, uninterrupted)
@@ -119,17 +127,13 @@ def test_five_kills(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
         time.sleep(dice.uniform(0.0, 0.3))
 
     def while_saving(process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + 120
-        while not list(folder.glob("checkpoints/.saving-*")) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until_it_saves(folder, 120)
         time.sleep(dice.uniform(0.0, 0.03))
 
     for moment in (while_starting, while_compiling, while_saving, while_training, while_saving):
         process = started(*DISCO, folder=folder, **cache)
         moment(process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        kill(process)
     process = started(*DISCO, folder=folder, **cache)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -14,7 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from running import ROOT, assert_same_run, intervals, result_of, run, started, wait_for_point
+from running import (
+    ROOT,
+    assert_same_run,
+    intervals,
+    kill,
+    result_of,
+    run,
+    started,
+    wait_for_point,
+    wait_until_it_saves,
+)
 
 STEPS = 30
 MIXED = (
@@ -65,9 +75,7 @@ def test_kill_loses_nothing_but_time(uninterrupted: Path, tmp_path: Path) -> Non
     process = started(*MIXED, folder=folder)
     wait_for_point(process, STEPS)
     time.sleep(dice.uniform(0.0, 0.5))
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    kill(process)
     assert not (folder / "result.json").exists()
     assert run(*MIXED, folder=folder) == 0
     assert_same_run(folder, uninterrupted)
@@ -87,16 +95,12 @@ def test_many_kills(uninterrupted: Path, tmp_path: Path, seed: int) -> None:
         time.sleep(dice.uniform(0.0, 0.3))
 
     def while_saving(process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + 180
-        while not list(folder.glob("checkpoints/.saving-*")) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until_it_saves(folder, 180)
         time.sleep(dice.uniform(0.0, 0.03))
 
     for moment in (while_saving, while_training, while_starting, while_saving):
         process = started(*MIXED, folder=folder)
         moment(process)
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        kill(process)
     assert run(*MIXED, folder=folder) == 0
     assert_same_run(folder, uninterrupted)
