@@ -51,7 +51,7 @@ class Softmax:
     """p(arm | task) proportional to exp((R + rho / sqrt(N)) / tau), over all combinations of the values.
 
     R is the mean of an arm's newest scores on the task, N the number of its lifetimes there. A score that is not finite
-    (an agent that diverged) counts in N alone.
+    (an agent that diverged) counts in N alone; an arm without any other has the lowest R of the task (chosen).
 
     Attributes:
       hyperparameters: what is chosen, and from which values.
@@ -105,7 +105,11 @@ class Softmax:
         """(R + rho / sqrt(N)) / tau [arms]."""
         scored = jnp.minimum(state.scored[task], self.memory)
         total = jnp.where(jnp.arange(self.memory) < scored[:, None], state.scores[task], 0.0).sum(-1)
-        mean = jnp.where(scored > 0, total / jnp.maximum(scored, 1), self.initial_score)
+        mean = total / jnp.maximum(scored, 1)
+        # An arm whose every agent diverged is no better than the worst that is known.
+        worst = jnp.minimum(self.initial_score, jnp.where(scored > 0, mean, self.initial_score).min())
+        unscored = jnp.where(state.lifetimes[task] > 0, worst, self.initial_score)
+        mean = jnp.where(scored > 0, mean, unscored)
         count = self.initial_count + state.lifetimes[task]
         return (mean + self.rho / jnp.sqrt(count)) / self.tau
 

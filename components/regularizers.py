@@ -6,7 +6,7 @@ The meta-loss sums cost x mean over steps, so that a regularizer whose value is 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -128,6 +128,7 @@ class TargetNetworkKL:
     head: str = "logits"
     cost: float = 1e-2
     on: Literal["updates"] = "updates"
+    source: ClassVar[str] = "target"
 
     def __call__(self, inputs: RegularizerInputs) -> Array:
         if inputs.target_outputs is None:

@@ -159,19 +159,28 @@ class FromRun:
     """Meta-parameters that an earlier run discovered: those of its newest sound checkpoint.
 
     Attributes:
-      path: the run's folder.
+      path: the run's folder, or the folder above it where it holds one run alone.
     """
 
     path: Path
 
     def __call__(self, initial: Params, meta_network: MetaNetwork) -> Params:
-        checkpoints = self.path / "checkpoints"
-        if not checkpoints.is_dir():
-            raise WeightsError(f"there are no checkpoints in {self.path}: weights.FromRun.path must name a run folder")
-        restored = restore_newest(checkpoints, initial, within=".meta_params")
+        folder = self._run_folder()
+        restored = restore_newest(folder / "checkpoints", initial, within=".meta_params")
         if restored is None:
-            raise WeightsError(f"the run in {self.path} has not saved a checkpoint yet: wait for its first one")
+            raise WeightsError(f"the run in {folder} has not saved a checkpoint yet: wait for its first one")
         return restored[1]
+
+    def _run_folder(self) -> Path:
+        if (self.path / "checkpoints").is_dir():
+            return self.path
+        runs = sorted(folder.parent for folder in self.path.glob("*/checkpoints"))
+        if len(runs) == 1:
+            return runs[0]
+        if runs:
+            names = ", ".join(run.name for run in runs)
+            raise WeightsError(f"{self.path} holds several runs: let weights.FromRun.path name one of them ({names})")
+        raise WeightsError(f"there are no checkpoints in {self.path}: weights.FromRun.path must name a run folder")
 
 
 def cache_folder() -> Path:

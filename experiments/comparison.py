@@ -80,19 +80,40 @@ class Comparison:
     updates: int
     seed: int
 
+    def refuse_what_does_not_fit(self, contender: Contender) -> None:
+        """Looks at a contender's groups; nobody learns.
+
+        Raises:
+          UserError: the seen tasks are in no group, or its agents are too few to try every choice on each of them; or
+            an unseen task is left to one agent alone.
+        """
+        if contender.arms:
+            holder, count = self._holder(contender), _choices(contender)
+            agents, least = holder.agents, count * len(self.seen)
+            if agents < least:
+                raise UserError(
+                    f"{agents} agents cannot try {count} choices on {len(self.seen)} tasks: give the group of "
+                    f"{', '.join(self.seen)} at least {least}"
+                )
+        for group in contender.groups:
+            unseen = self._unseen(group)
+            if group.agents < 2 * len(unseen):
+                raise UserError(f"{group.agents} agents on {len(unseen)} tasks say nothing of luck: give each task two")
+
     def learn(self, contender: Contender) -> Learned:
         """Chooses hyperparameters, then lets fresh agents learn.
 
         Raises:
-          UserError: the seen tasks are in no group, or its agents are too few to try every choice on each of them.
+          UserError: as `refuse_what_does_not_fit`; or too few episodes end for a late return to be known.
         """
-        trials = [self._trials(contender.rule, group) for group in contender.groups]
-        chosen, scores = self._choose(contender, trials)
+        self.refuse_what_does_not_fit(contender)
+        trials = [_trials(contender.rule, group, self.updates) for group in contender.groups]
+        chosen, scores = self._choose(contender)
         curves: dict[str, Curves] = {}
         env_steps: dict[str, int] = {}
         for index, trial in enumerate(trials):
             given = {name: np.full(trial.group.agents, value) for name, value in chosen.items()}
-            unseen = [task for task in trial.group.suite.tasks() if task not in self.seen]
+            unseen = self._unseen(trial.group)
             if not unseen:
                 continue
             tasks = list(itertools.islice(itertools.cycle(unseen), trial.group.agents))
@@ -101,29 +122,23 @@ class Comparison:
             env_steps |= dict.fromkeys(unseen, trial.env_steps_per_update)
         return Learned(chosen=chosen, scores=scores, curves=curves, env_steps_per_update=env_steps)
 
-    @functools.cached_property
-    def _known_trials(self) -> dict[tuple[UpdateRule, Group], Trials]:
-        return {}
+    def _unseen(self, group: Group) -> list[str]:
+        return [task for task in group.suite.tasks() if task not in self.seen]
 
-    def _trials(self, rule: UpdateRule, group: Group) -> Trials:
-        """Contenders that differ in nothing but the rule's parameters share one program."""
-        return self._known_trials.setdefault((rule, group), Trials(rule, group, self.updates))
+    def _holder(self, contender: Contender) -> Group:
+        """The group that learns on the seen tasks."""
+        for group in contender.groups:
+            if set(self.seen) <= set(group.suite.tasks()):
+                return group
+        raise UserError(f"no group of '{contender.name}' has all of the tasks {', '.join(self.seen)}: give it one")
 
-    def _choose(self, contender: Contender, trials: Sequence[Trials]) -> tuple[dict[str, float], list[float]]:
+    def _choose(self, contender: Contender) -> tuple[dict[str, float], list[float]]:
         """The hyperparameters with the highest mean late return on the seen tasks; that of each choice."""
         if not contender.arms:
             return {}, []
-        holder = next((t for t in trials if set(self.seen) <= set(t.group.suite.tasks())), None)
-        if holder is None:
-            raise UserError(f"no group of '{contender.name}' has all of the tasks {', '.join(self.seen)}: give it one")
-        count = len(next(iter(contender.arms.values())))
-        agents, least = holder.group.agents, count * len(self.seen)
-        if agents < least:
-            raise UserError(
-                f"{agents} agents cannot try {count} choices on {len(self.seen)} tasks: give the group of "
-                f"{', '.join(self.seen)} at least {least}"
-            )
-        place = np.arange(agents)
+        group, count = self._holder(contender), _choices(contender)
+        holder = _trials(contender.rule, group, self.updates)
+        place = np.arange(group.agents)
         arm, task = place % count, place // count % len(self.seen)
         reached = holder.curves(
             contender.meta_params,
@@ -136,6 +151,12 @@ class Comparison:
         # episode at the end is worse than any other.
         of_tasks = [[np.mean(late[(arm == a) & (task == t)]) for t in range(len(self.seen))] for a in range(count)]
         scores = np.nan_to_num(np.mean(of_tasks, axis=1), nan=-np.inf)
+        if not np.isfinite(scores).any():
+            late = f"the last {LATE_SHARE:.0%} of {self.updates} updates"
+            raise UserError(
+                f"with no choice of {', '.join(contender.arms)} did every agent of '{contender.name}' complete an "
+                f"episode in {late}: let agents make more updates"
+            )
         best = int(np.argmax(scores))
         return {name: float(values[best]) for name, values in contender.arms.items()}, scores.tolist()
 
@@ -151,21 +172,48 @@ class Difference:
 
     Attributes:
       interval: of the difference of interquartile means, with worlds drawn anew for both alike.
-      standard_errors: the mean difference in a world, in its standard errors.
+      standard_errors: the mean difference in a world, in its standard errors; ``None`` where all worlds agree.
     """
 
     interval: Interval
-    standard_errors: float
+    standard_errors: float | None
+
+
+@functools.lru_cache
+def _trials(rule: UpdateRule, group: Group, updates: int) -> Trials:
+    """Those that contenders of one rule share, whatever its parameters: their programs are compiled once."""
+    return Trials(rule, group, updates)
+
+
+def _choices(contender: Contender) -> int:
+    return len(next(iter(contender.arms.values())))
 
 
 def late_returns(curves: Curves) -> np.ndarray:
-    """Each agent's mean return at the end [P]; an agent that finished no episode there counts as 0."""
-    return np.nan_to_num(curves.late_returns(LATE_SHARE))
+    """Each agent's mean return at the end [P].
+
+    Raises:
+      UserError: some agent finished no episode there.
+    """
+    late = curves.late_returns(LATE_SHARE)
+    if np.isnan(late).any():
+        raise UserError(
+            f"{np.isnan(late).sum()} of {late.size} agents on {curves.tasks[0]} completed no episode in the last "
+            f"{LATE_SHARE:.0%} of {curves.returns.shape[1]} updates: let agents make more updates"
+        )
+    return late
 
 
 def mean_returns(curves: Curves) -> np.ndarray:
-    """Each agent's mean return from the first update to the last, the area under its curve [P]."""
-    return np.nan_to_num(curves.mean_returns(0, curves.returns.shape[1]))
+    """The area under each agent's learning curve, as a mean return: over the windows in which it ended episodes [P]."""
+    windows = [curves.mean_returns(first, last) for first, last in _windows(curves)]
+    return np.asarray(np.nanmean(windows, axis=0))
+
+
+def _windows(curves: Curves) -> list[tuple[int, int]]:
+    """The updates that each point of a learning curve stands for: the first, and the one after the last."""
+    updates = curves.returns.shape[1]
+    return list(itertools.pairwise(np.unique(np.linspace(0, updates, POINTS + 1).astype(int)).tolist()))
 
 
 def interval(scores: np.ndarray) -> Interval:
@@ -179,16 +227,14 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> Difference:
     error = of_worlds.std(ddof=1) / np.sqrt(of_worlds.size)
     return Difference(
         interval=paired_bootstrap(ours, theirs, interquartile_mean),
-        standard_errors=float(of_worlds.mean() / max(error, 1e-12)),
+        standard_errors=float(of_worlds.mean() / error) if error > 1e-9 else None,
     )
 
 
 def learning_curve(curves: Curves, env_steps_per_update: int) -> list[list[float | None]]:
     """``[env_steps, interquartile mean, low, high]`` of windows of updates; ``None`` where too few episodes ended."""
-    updates = curves.returns.shape[1]
-    bounds = np.unique(np.linspace(0, updates, POINTS + 1).astype(int))
     points: list[list[float | None]] = []
-    for first, last in itertools.pairwise(map(int, bounds)):
+    for first, last in _windows(curves):
         known = curves.mean_returns(first, last)
         known = known[np.isfinite(known)]
         middle = (first + last) / 2 * env_steps_per_update

@@ -1,4 +1,7 @@
-"""``make quickstart``: discovers an update rule in minutes, then shows what it is worth beside PPO and A2C."""
+"""``make quickstart``: discovers an update rule in minutes, then shows what it is worth beside PPO and A2C.
+
+The same can be done with longer discoveries: ``python -m experiments.quickstart --help``.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,11 @@ from experiments import cli
 from framework.errors import UserError
 
 if TYPE_CHECKING:
-    from experiments.comparison import Contender
+    from experiments.comparison import Comparison, Contender
     from framework.experiment import Experiment
+    from framework.group import Group
 
-DISCOVERY, EVALUATION = "lpg_small", "evaluate_lpg_small"
 OURS, UNTRAINED = "discovered rule", "untrained rule"
-HAND_MADE = {"PPO": "ppo_small", "A2C": "a2c_small"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +32,20 @@ class Quickstart:
     Attributes:
       folder: of the results; the discovery's run folder is inside.
       seed: of all randomness.
-      discovery, evaluation, hand_made: bindings on top of the discovery's config, of that of its evaluation, and of
-        those of the hand-made rules.
+      discovery: config of the discovery, whose bandit says which hyperparameters there are to choose from.
+      evaluation: config of agents that use what it found, in the folder that its macro RUN names.
+      hand_made: configs of the rules to compare with.
+      of_discovery, of_evaluation, of_hand_made: bindings on top of these configs.
     """
 
     folder: Path
     seed: int = 0
-    discovery: tuple[str, ...] = ()
-    evaluation: tuple[str, ...] = ()
-    hand_made: tuple[str, ...] = ()
+    discovery: str = "lpg_small"
+    evaluation: str = "evaluate_lpg_small"
+    hand_made: tuple[str, ...] = ("ppo_small", "a2c_small")
+    of_discovery: tuple[str, ...] = ()
+    of_evaluation: tuple[str, ...] = ()
+    of_hand_made: tuple[str, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -48,9 +55,15 @@ class Quickstart:
     def main(self) -> int:
         """Discovers, compares, prints and draws; the discovery's exit status where it did not finish."""
         begin = time.monotonic()
+        print(
+            "1. Discovery: agents learn by a rule that begins at random, and the rule learns from them.\n"
+            "   Stop it when you like; the same command goes on where it was.\n",
+            flush=True,
+        )
+        comparison, contenders = self._prepare()
         if (status := self._discover()) != cli.OK:
             return status
-        results = self._compare()
+        results = self._compare(comparison, contenders)
         _write(self.folder / "comparison.json", results)
         _draw(self.folder / "quickstart.png", results, self.run)
         print(_report(results))
@@ -61,64 +74,67 @@ class Quickstart:
         return cli.OK
 
     def _discover(self) -> int:
-        words = ["run", DISCOVERY, f"--workdir={self.run}", f"--gin.SEED={self.seed}"]
-        print(
-            "1. Discovery: agents learn on small grid worlds by a rule that begins at random, and the rule learns from "
-            "them.\n   Stop it when you like; the same command goes on where it was.\n\n"
-            f"$ rulespace {' '.join(words)}",
-            flush=True,
-        )
-        status = cli.main([*words, *(f"--gin_bindings={binding}" for binding in self.discovery)])
+        words = ["run", self.discovery, f"--workdir={self.run}", f"--gin.SEED={self.seed}"]
+        print(f"$ rulespace {' '.join(words)}", flush=True)
+        status = cli.main([*words, *(f"--gin_bindings={binding}" for binding in self.of_discovery)])
         if status == cli.FAILED:
             print(f"The discovery failed. To begin anew, remove {self.run}.", file=sys.stderr)
         return status
 
-    def _compare(self) -> dict[str, Any]:
+    def _prepare(self) -> tuple[Comparison, list[Contender]]:
+        """The comparison and its contenders, ours still untrained; what does not fit is refused in time."""
         # Not at the top: the first line shall not wait for jax.
-        from experiments.comparison import Comparison, as_json
+        import jax
 
-        discovery = _load(DISCOVERY, (*self.discovery, f"SEED = {self.seed}"))
-        evaluation = _load(EVALUATION, (*self.evaluation, f"RUN = '{self.run}'"))
+        from experiments.comparison import Comparison, Contender
+        from framework import keys
+        from framework.train import Trainer
+
+        discovery = _load(self.discovery, (*self.of_discovery, f"SEED = {self.seed}"))
+        evaluation = _load(self.evaluation, (*self.of_evaluation, f"RUN = '{self.run}'"))
+        if discovery.discovery is None:
+            raise UserError(
+                f"{self.discovery} discovers nothing: name an experiment with a discovery, such as lpg_small"
+            )
+        key = keys.role_key(keys.root_key(self.seed), keys.Role.META_PARAMS)
+        initial = jax.jit(Trainer(discovery).initial_meta_params)(key)
+        arms = _arms(self.discovery, discovery)
+        contenders = [Contender(OURS, evaluation.rule, initial, evaluation.groups, arms)]
+        for config in self.hand_made:
+            experiment = _load(config, self.of_hand_made)
+            own = _only_group(config, experiment)
+            groups = tuple(
+                dataclasses.replace(own, suite=group.suite, agents=group.agents) for group in evaluation.groups
+            )
+            contenders.append(Contender(_label(config), experiment.rule, {}, groups, _arms(config, experiment)))
+        contenders.append(Contender(UNTRAINED, evaluation.rule, initial, evaluation.groups, arms))
+        names = [contender.name for contender in contenders]
+        if len(set(names)) < len(names):
+            raise UserError(f"two rules would have one name ({', '.join(names)}): compare with others")
         seen = tuple(task for group in discovery.groups for task in group.suite.tasks())
         comparison = Comparison(seen=seen, updates=evaluation.steps, seed=self.seed)
-        contenders = self._contenders(discovery, evaluation)
+        for contender in contenders:
+            comparison.refuse_what_does_not_fit(contender)
+        return comparison, contenders
+
+    def _compare(self, comparison: Comparison, contenders: Sequence[Contender]) -> dict[str, Any]:
+        from experiments.comparison import as_json
+
         print(
-            f"\n2. Comparison: fresh agents learn for {evaluation.steps} updates in worlds that the rule never saw.\n"
+            f"\n2. Comparison: fresh agents learn for {comparison.updates} updates in worlds that the rule never saw.\n"
             "   Learning rates are chosen on the tasks of the discovery, for each rule from as many values.\n",
             flush=True,
         )
+        evaluation = _load(self.evaluation, (*self.of_evaluation, f"RUN = '{self.run}'"))
+        ours, *others = contenders
+        discovered = evaluation.weights(ours.meta_params, evaluation.rule.meta_network)
         learned = {}
-        for contender in contenders:
+        for contender in (dataclasses.replace(ours, meta_params=discovered), *others):
             begin = time.monotonic()
             learned[contender.name] = comparison.learn(contender)
             chosen = ", ".join(f"{name} {value:g}" for name, value in learned[contender.name].chosen.items())
             print(f"   {contender.name:<16} {chosen} ({time.monotonic() - begin:.0f} s)", flush=True)
-        return {"seed": self.seed, "seen": seen} | as_json(comparison, learned, ours=OURS)
-
-    def _contenders(self, discovery: Experiment, evaluation: Experiment) -> list[Contender]:
-        import jax
-
-        from experiments.comparison import Contender
-        from framework import keys
-        from framework.train import Trainer
-
-        key = keys.role_key(keys.root_key(self.seed), keys.Role.META_PARAMS)
-        initial = jax.jit(Trainer(discovery).initial_meta_params)(key)
-        discovered = evaluation.weights(initial, evaluation.rule.meta_network)
-        arms = _arms(discovery)
-        hand_made = []
-        for name, config in HAND_MADE.items():
-            experiment = _load(config, self.hand_made)
-            (own,) = experiment.groups
-            groups = tuple(
-                dataclasses.replace(own, suite=group.suite, agents=group.agents) for group in evaluation.groups
-            )
-            hand_made.append(Contender(name, experiment.rule, {}, groups, _arms(experiment)))
-        return [
-            Contender(OURS, evaluation.rule, discovered, evaluation.groups, arms),
-            *hand_made,
-            Contender(UNTRAINED, evaluation.rule, initial, evaluation.groups, arms),
-        ]
+        return {"seed": self.seed, "seen": comparison.seen} | as_json(comparison, learned, ours=OURS)
 
 
 def _load(config: str, bindings: Sequence[str]) -> Experiment:
@@ -130,10 +146,24 @@ def _load(config: str, bindings: Sequence[str]) -> Experiment:
     return experiment
 
 
-def _arms(experiment: Experiment) -> Mapping[str, Sequence[float]]:
+def _only_group(config: str, experiment: Experiment) -> Group:
+    if len(experiment.groups) > 1:
+        count = len(experiment.groups)
+        raise UserError(
+            f"{config} has {count} groups, and agents of one kind are compared: name a config with one group"
+        )
+    return experiment.groups[0]
+
+
+def _arms(config: str, experiment: Experiment) -> Mapping[str, Sequence[float]]:
     """What the bandit of an experiment's only group chooses from."""
-    (group,) = experiment.groups
-    return {} if group.bandit is None else group.bandit.arms()
+    bandit = _only_group(config, experiment).bandit
+    return {} if bandit is None else bandit.arms()
+
+
+def _label(config: str) -> str:
+    """What tables call a hand-made rule: ``PPO`` for ``ppo_small``."""
+    return Path(config).stem.partition("_")[0].upper()
 
 
 def _write(path: Path, results: Mapping[str, Any]) -> None:
@@ -171,7 +201,7 @@ def _report(results: Mapping[str, Any]) -> str:
         [
             name,
             *(
-                f"{_interval(found[task]['interval'], '+')}, {found[task]['standard_errors']:.0f} s.e."
+                f"{_interval(found[task]['interval'], '+')}, {_errors(found[task]['standard_errors'])}"
                 for task in tasks
             ),
         ]
@@ -180,12 +210,16 @@ def _report(results: Mapping[str, Any]) -> str:
     return "\n".join([
         f"\nReturn per episode in the last tenth of {results['updates']} updates (interquartile mean, 95 % interval)\n",
         *_table(["", *heads], of_rules("late_return")),
-        "\nReturn per episode over all updates, the area under the learning curve\n",
+        "\nArea under the learning curve, as a return per episode\n",
         *_table(["", *heads], of_rules("mean_return")),
         "\nBy how much the discovered rule's return in the last tenth is higher, in the same worlds: interquartile\n"
         "means, and the mean difference in its standard errors\n",
         *_table(["than", *heads], apart),
     ])  # fmt: skip
+
+
+def _errors(found: float | None) -> str:
+    return "the same in all worlds" if found is None else f"{found:.0f} s.e."
 
 
 def _interval(found: Mapping[str, float], sign: str = "") -> str:
@@ -202,12 +236,20 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.quickstart", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.quickstart", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--seed", type=int, default=0, help="of all randomness")
     parser.add_argument("--folder", type=Path, default=Path("runs") / "quickstart", help="of the results")
+    parser.add_argument("--discovery", default=Quickstart.discovery, help="config of the discovery")
+    parser.add_argument("--evaluation", default=Quickstart.evaluation, help="config of agents that use what it found")
+    parser.add_argument(
+        "--beside", nargs="*", default=Quickstart.hand_made, metavar="CONFIG", help="configs to compare with"
+    )
     options = parser.parse_args(argv)
     try:
-        return Quickstart(options.folder, options.seed).main()
+        names = options.discovery, options.evaluation, tuple(options.beside)
+        return Quickstart(options.folder, options.seed, *names).main()
     except UserError as error:
         print(error, file=sys.stderr)
         return cli.FAILED

@@ -1,4 +1,4 @@
-"""The verb ``run``: trains an agent in a run folder, from where the folder stands to the end."""
+"""The verb ``run``: trains a population, or discovers a rule, from where the run folder stands to the end."""
 
 from __future__ import annotations
 
@@ -135,8 +135,10 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
             if worlds is not None:
                 worlds.restore(functools.partial(checkpoints.file, restored[0]), restored[1])
         resume_step, state = restored if restored is not None else (None, trainer.init(worlds))
-        signals = closing.enter_context(StopSignals())
+        if worlds is not None:
+            worlds.files()  # What cannot be saved is refused before anything is learned.
         with (
+            StopSignals() as signals,
             MetricsWriter(folder.path, resume_step=resume_step) as writer,
             Progress(experiment.steps, description=name, initial=resume_step or 0) as progress,
         ):
@@ -151,6 +153,7 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
                 stop=lambda: signals.requested is not None,
             )
         finished = reached.step == experiment.steps
+        # The state is saved: whoever is stopped from here on evaluates it again.
         evaluated = final_return(trainer, reached.state) if finished else None
         files = worlds.files() if worlds else None
     result = outcome(folder, name, config_hash, trainer, status="finished" if finished else "interrupted")
@@ -170,14 +173,14 @@ def outcome(
 ) -> dict[str, Any]:
     """What ``result.json`` can say from the logged points alone."""
     points = read_metrics(folder.path)
-    last = points[-1] if points else {"step": 0, "wall_seconds": 0.0}
+    last = points[-1] if points else {"step": 0, "env_steps": trainer.env_steps(0), "wall_seconds": 0.0}
     return {
         "status": status,
         "experiment": name,
         "config_hash": config_hash,
         "seed": trainer.experiment.seed,
         "steps": last["step"],
-        "env_steps": trainer.env_steps(last["step"]),
+        "env_steps": last["env_steps"],
         "wall_seconds": last["wall_seconds"],
         "final_return": None,
         "returns": {task: windows(points, task, trainer.experiment.evaluation.interval) for task in trainer.tasks},

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from framework.errors import UserError
 from framework.interfaces import Environment
+from framework.trees import select
 from framework.types import Array, PyTree, TimeStep
 
 
@@ -37,7 +38,7 @@ class Batched:
         step_key, reset_key = keys
         state, time_step = self.environment.step(step_key, task, state, action)
         new_state, observation = self.environment.reset(reset_key, task)
-        state = jax.tree.map(lambda new, old: jnp.where(time_step.last, new, old), new_state, state)
+        state = select(time_step.last, new_state, state)
         shown = jnp.where(time_step.last, observation, time_step.observation)
         return state, time_step.replace(observation=shown)
 

@@ -10,7 +10,7 @@ from framework.discovery import Discovery
 from framework.group import Group
 from framework.interfaces import HostEnvironment, Weights
 from framework.registry import Problem, component
-from framework.update_rule import UpdateRule, parts, problems_of_names
+from framework.update_rule import UpdateRule, parts, problems_of_reading
 
 
 @component("settings")
@@ -133,7 +133,7 @@ class Experiment:
                         yield Problem(group, "suite", message)
         if self.discovery is not None:
             for part in parts(self.discovery):
-                yield from problems_of_names(self.rule, part)
+                yield from problems_of_reading(self.rule, part)
             if not any(target.learned for target in self.rule.meta_network.targets) and not self._learned_numbers():
                 message = "the update rule is static: it has no meta-parameters to discover; leave 'discovery' out"
                 yield Problem(self, "discovery", message)
@@ -141,7 +141,15 @@ class Experiment:
             if self.discovery is None:
                 message = "held-out tasks measure a rule that is discovered: bind 'discovery', or leave them out"
                 yield Problem(self, "held_out", message)
+            trained = {task for group in self.groups for task in group.suite.tasks()}
             for group in self.held_out.groups:
+                tasks = group.suite.tasks()
+                if seen := [task for task in tasks if task in trained]:
+                    message = f"the rule is discovered on '{seen[0]}', so that it is not held out: rename or remove it"
+                    yield Problem(group, "suite", message)
+                if group.agents < len(tasks):
+                    message = f"{group.agents} agents cannot measure {len(tasks)} tasks: give each task one"
+                    yield Problem(group, "agents", message)
                 if isinstance(group.suite.environment(group.suite.tasks()[0]), HostEnvironment):
                     message = "held-out agents learn on the device, and this suite's environments are outside it"
                     yield Problem(group, "suite", message)

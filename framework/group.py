@@ -74,6 +74,11 @@ class Group:
                 message = f"the tasks {tasks[0]} and {task} are different environments: give each a group of its own"
                 yield Problem(self, "suite", message)
                 break
+        if self.lifetime is None and self.agents < len(tasks):
+            message = (
+                f"{self.agents} agents never learn on all {len(tasks)} tasks: give each task one, or bind 'lifetime'"
+            )
+            yield Problem(self, "agents", message)
         batch = self.replay.batch(self.num_environments)
         if batch % self.minibatches:
             message = f"a batch of {batch} trajectories cannot be split into {self.minibatches}"

@@ -19,6 +19,7 @@ from framework.keys import Role
 from framework.lifecycle import Lifecycle
 from framework.population import Population
 from framework.statistics import count_step
+from framework.trees import select
 from framework.types import (
     ActorState,
     AgentState,
@@ -144,7 +145,7 @@ class HostPrograms:
         ) -> AgentState:
             agent = agent.replace(replay=memory)
             after = self.lifecycle.remember(agent.replace(actor=actor), fresh)
-            return jax.tree.map(lambda new, old: jnp.where(here, new, old), after, agent)
+            return select(here, after, agent)
 
         return self.population.agents.map(one, (), agents, memory, actor, fresh, places)
 

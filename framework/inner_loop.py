@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from framework.interfaces import Regularizer, TransposableOptimizer
 from framework.learner import Learner, gradient_product, mixed_mode_gradient
 from framework.transforms import at_action
+from framework.trees import select, zeros_of
 from framework.types import (
     Array,
     Experience,
@@ -105,7 +106,7 @@ def regularization(regularizers: Sequence[Regularizer], inputs: RegularizerInput
 
 def _selected(valid: Array | None, new: PyTree, old: PyTree) -> PyTree:
     """The new values where an update took place, else the old ones."""
-    return new if valid is None else jax.tree.map(lambda n, o: jnp.where(valid, n, o), new, old)
+    return new if valid is None else select(valid, new, old)
 
 
 def _generic_updates(
@@ -183,17 +184,17 @@ def _backward(loop: InnerLoop, residuals: Any, cotangents: tuple[Params, Array])
             of_target = jax.tree.map(lambda x, y: x + decay * y, of_target, target_bar)
         moved = (params_before, opt_before, of_target, of_carry)
         moved = _selected(step.valid, moved, (params_bar, opt_bar, target_bar, carry_bar))
-        of_meta = _selected(step.valid, of_meta, jax.tree.map(jnp.zeros_like, of_meta))
+        of_meta = _selected(step.valid, of_meta, zeros_of(of_meta))
         return (jax.tree.map(jnp.add, meta_bar, of_meta), *moved, target_params), None
 
     def zeros(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), tree)
 
     first = (
-        jax.tree.map(jnp.zeros_like, meta_params),
+        zeros_of(meta_params),
         params_bar,
         optimizer.zero_cotangent(params_bar),
-        None if decay is None else jax.tree.map(jnp.zeros_like, params_bar),
+        None if decay is None else zeros_of(params_bar),
         zeros(kept[0].rule_carry),
         None if keeps_targets else last_target_params,
     )

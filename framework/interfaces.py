@@ -219,7 +219,7 @@ class TransposableOptimizer(Optimizer, Protocol):
 
 @runtime_checkable
 class Environment(Protocol):
-    """A jittable environment: one episode after another, without end.
+    """One episode of a jittable environment; whoever runs several begins the next one.
 
     Randomness comes in as a key; levels, tasks and states are pytrees of arrays. A *level* tells apart the tasks that
     one environment serves; a *task* is what stays fixed for an agent's lifetime, drawn from a level.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from framework.interfaces import Optimizer
-from framework.norms import global_norm
 from framework.numbers import resolve
+from framework.trees import global_norm
 from framework.types import (
     Array,
     LearnerState,

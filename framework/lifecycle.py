@@ -23,6 +23,7 @@ from framework.keys import Role
 from framework.learner import Learner
 from framework.rollout import actor_at, initial_actor, unroll
 from framework.statistics import mean_of, with_sums_reset
+from framework.trees import zeros_of
 from framework.types import (
     ActorState,
     AgentState,
@@ -187,7 +188,8 @@ class Lifecycle:
             drawn = jnp.maximum(1.0, self.group.lifetime.draw(budget_key) * place.share)
             budget = jnp.minimum(drawn, float(ENDLESS - 2**7)).astype(jnp.int32)
             per_update = self.env_steps_per_step / (1 if self.discovery is None else self.discovery.new_updates)
-            agent = agent.replace(learner=agent.learner.replace(progress_per_update=per_update / budget))
+            learning = jnp.maximum(budget - self.warm_up_unrolls * self.env_steps_per_unroll, per_update)
+            agent = agent.replace(learner=agent.learner.replace(progress_per_update=per_update / learning))
         agent = agent.replace(life=agent.life.replace(arm=place.arm, budget=budget, births=place.births))
         if self.discovery is not None:
             objective = self.discovery.objective.init(objective_key, self.environment.spec)
@@ -256,7 +258,7 @@ class Lifecycle:
     def initial_meta_params(self, key: Array) -> Params:
         """Meta-parameters drawn at random, for trajectories of these shapes; ``{}`` for a static rule."""
         agent_key, rule_key = jax.random.split(key)
-        trajectory = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.example_batch)
+        trajectory = zeros_of(self.example_batch)
         learner = self.learner.init(self.network.init(agent_key), self.hyperparameters())
         return self.rule.init(rule_key, self.learner.rule_inputs(learner, trajectory))
 

@@ -14,8 +14,8 @@ from framework.discovery import Discovery
 from framework.inner_loop import InnerLoop, regularization
 from framework.keys import Role
 from framework.lifecycle import Lifecycle
-from framework.norms import clip_factor, global_norm, largest_element
 from framework.statistics import mean_of, merged
+from framework.trees import clip_factor, global_norm, largest_element, select
 from framework.types import (
     AgentState,
     Array,
@@ -68,23 +68,22 @@ class MetaStep:
         if not discovery.kept_updates:
             return agent, agent.learner, agent.learner
 
-        def update(carry: tuple[LearnerState, LearnerState], given: tuple[Array, Experience]) -> tuple:
+        def update(carry: tuple[LearnerState, LearnerState], given: tuple[Array, Trajectory, Array, Array]) -> tuple:
             state, next_start = carry
-            index, step = given
-            after, _ = self.lifecycle.learner.update(meta_params, state, step.trajectories, step.keys)
-            state = jax.tree.map(functools.partial(jnp.where, step.valid), after, state)
+            index, batch, key, valid = given
+            after, _ = self.lifecycle.learner.update(meta_params, state, batch, key)
+            state = select(valid, after, state)
             return (state, self._at_stride(index, state, next_start)), None
 
         kept = discovery.kept_updates
-        replay_keys = self._update_keys(root, counter - kept, kept)
-        experience = Experience(trajectories=window.trajectories, keys=replay_keys, valid=window.valid)
-        (state, next_start), _ = jax.lax.scan(update, (window.start, window.start), (jnp.arange(kept), experience))
+        given = jnp.arange(kept), window.trajectories, self._update_keys(root, counter - kept, kept), window.valid
+        (state, next_start), _ = jax.lax.scan(update, (window.start, window.start), given)
         return agent.replace(learner=state), window.start, next_start
 
     def _at_stride(self, index: Array, state: LearnerState, otherwise: LearnerState) -> LearnerState:
         """The state, if it is the one after the window's first S updates."""
         here = index == self.discovery.new_updates - 1
-        return jax.tree.map(lambda new, old: jnp.where(here, new, old), state, otherwise)
+        return select(here, state, otherwise)
 
     def _update_keys(self, root: Array, first: Array, count: int) -> Array:
         """Keys of the minibatches of successive updates [count]."""

@@ -48,18 +48,13 @@ class Agents:
 
     def _local(self, function: Callable[..., Any], shared: PyTree, *of_agents: PyTree) -> Any:
         local = self.count // (1 if self.mesh is None else self.mesh.size)
-        if local == 1:  # The program of a single agent needs no batched products.
-            result = function(shared, *jax.tree.map(lambda x: x[0], of_agents))
-            return jax.tree.map(lambda x: x[None], result)
-        vectorised = jax.vmap(function, in_axes=(None, *([0] * len(of_agents))))
         chunk = min(self.chunk or local, local)
+        compute = _single(function) if chunk == 1 else jax.vmap(function, in_axes=(None, *([0] * len(of_agents))))
         if chunk == local:
-            return vectorised(shared, *of_agents)
+            return compute(shared, *of_agents)
         if local % chunk:
             raise UserError(f"{local} agents on a device cannot be split into chunks of {chunk}: choose a divisor")
         chunked = jax.tree.map(lambda x: x.reshape(local // chunk, chunk, *x.shape[1:]), of_agents)
-        one = self if chunk > 1 else None
-        compute = vectorised if one else _single(function)
         result = jax.lax.map(lambda agents: compute(shared, *agents), chunked)
         return jax.tree.map(lambda x: x.reshape(local, *x.shape[2:]), result)
 
@@ -72,7 +67,7 @@ class Agents:
 
 
 def _single(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a chunk of one agent."""
+    """The function of one agent for a chunk of one: its program needs no batched products."""
 
     def compute(shared: PyTree, *chunk: PyTree) -> Any:
         result = function(shared, *jax.tree.map(lambda x: x[0], chunk))
@@ -81,10 +76,17 @@ def _single(function: Callable[..., Any]) -> Callable[..., Any]:
     return compute
 
 
-def mesh_for(counts: list[int]) -> Mesh | None:
-    """A mesh of all devices that divide every group's number of agents; ``None`` where that is one.
+def placed(mesh: Mesh | None) -> tuple[NamedSharding, NamedSharding] | None:
+    """Where arrays with an axis of agents are, and where all others: the same everywhere; ``None`` for one device."""
+    if mesh is None:
+        return None
+    return NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
 
-    With one device, or groups that no larger number of devices divides, agents stay together.
+
+def mesh_for(counts: list[int]) -> Mesh | None:
+    """A mesh of as many devices as divide every group's number of agents; ``None`` where that is one.
+
+    The other devices stay idle: ten agents in one group and sixteen in another are spread over two of eight.
     """
     devices = jax.devices()
     size = max(n for n in range(1, len(devices) + 1) if all(count % n == 0 for count in counts))

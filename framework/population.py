@@ -15,6 +15,7 @@ from framework.lifecycle import ENDLESS, Lifecycle
 from framework.meta_step import MetaStep
 from framework.parallel import Agents
 from framework.rehearsal import ImaginedLifecycle
+from framework.trees import select
 from framework.types import AgentState, Array, GroupState, GroupStep, Life, Mean, Params, Place, PyTree, TimeStep
 
 
@@ -168,7 +169,7 @@ class Population:
         def reborn(agents: AgentState) -> AgentState:
             places = self.places(root, counter, life.births + 1, bandit, staggered=False)
             newborn = self.births(root, counter, places, shown).replace(meta_optimizer=agents.meta_optimizer)
-            return jax.tree.map(lambda new, old: _where(over, new, old), newborn, agents)
+            return select(over, newborn, agents)
 
         return jax.lax.cond(over.any(), reborn, lambda agents: agents, group.agents), bandit
 
@@ -182,7 +183,7 @@ class Population:
             life, over, lost = of_agent
             score = jnp.where(lost, jnp.nan, life.score)
             recorded = component.record(state, life.task_index, life.arm, score)
-            return jax.tree.map(lambda new, old: jnp.where(over, new, old), recorded, state), None
+            return select(over, recorded, state), None
 
         return jax.lax.scan(record, bandit, (life.replace(task=()), over, lost))[0]
 
@@ -190,8 +191,3 @@ class Population:
 def _shape(shape: tuple[int, ...], dtype: Any) -> Any:
     """The place of an array, in a tree of shapes."""
     return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _where(condition: Array, new: Array, old: Array) -> Array:
-    """The new rows where a condition holds [P], else the old ones."""
-    return jnp.where(condition.reshape(-1, *[1] * (new.ndim - 1)), new, old)

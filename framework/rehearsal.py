@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from framework.lifecycle import Lifecycle
 from framework.meta_step import MetaStep, of_gradient
 from framework.statistics import mean_of
+from framework.trees import zeros_of
 from framework.types import ActorState, AgentState, Array, Mean, Params, TimeStep, Trajectory
 
 
 def rehearsal(lifecycle: Lifecycle, meta_params: Params, key: Array) -> dict[str, Mean]:
     """What a step of an agent measures; computed from zeros, for its names and to see that the parts fit."""
-    fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), lifecycle.example_trajectory)
+    fresh = zeros_of(lifecycle.example_trajectory)
     shown = TimeStep(
         observation=jax.tree.map(lambda x: x[0], fresh.observation),
         reward=fresh.reward[0],
@@ -31,10 +32,9 @@ def rehearsal(lifecycle: Lifecycle, meta_params: Params, key: Array) -> dict[str
     if lifecycle.discovery is None:
         return means
     meta_step = MetaStep(lifecycle)
-    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), lifecycle.example_batch)
+    batch = zeros_of(lifecycle.example_batch)
     of_updates = meta_step.inner_loop.aim(meta_params, agent.learner, batch)[2]
-    shapes = lifecycle.example(lifecycle.validation_length)
-    validation = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    validation = zeros_of(lifecycle.example(lifecycle.validation_length))
     _, numbers = meta_step.judge(agent.learner.params, validation, agent.objective, of_updates)
     return means | {name: mean_of(number) for name, number in numbers.items()} | of_gradient(zero, zero, 1.0)
 
@@ -46,5 +46,4 @@ class ImaginedLifecycle(Lifecycle):
     def act(
         self, agent: AgentState, actor: ActorState, key: Array, steps: int | None = None
     ) -> tuple[ActorState, Trajectory]:
-        shapes = self.example(steps or self.group.trajectory_length)
-        return actor, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return actor, zeros_of(self.example(steps or self.group.trajectory_length))

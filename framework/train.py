@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ from framework.environment import refuse_mismatched_environment
 from framework.experiment import Experiment
 from framework.keys import Role
 from framework.lifecycle import DUMMY_STEPS, Lifecycle
-from framework.norms import global_norm
-from framework.parallel import Agents, mean_over_agents, mesh_for
+from framework.parallel import Agents, mean_over_agents, mesh_for, placed
 from framework.population import Population
 from framework.programs import compiler_options, strongly_typed
 from framework.rehearsal import rehearsal
 from framework.statistics import mean_of, merged
+from framework.trees import global_norm, select, zeros_of
 from framework.types import AgentState, Array, GroupState, GroupStep, Mean, Params, PyTree, TimeStep, TrainState
 
 if TYPE_CHECKING:
@@ -54,6 +54,25 @@ class Trainer:
         return tuple(
             Population(Lifecycle(e.rule, group, e.discovery), index, Agents(group.agents, group.chunk, mesh))
             for index, group in enumerate(e.groups)
+        )
+
+    @functools.cached_property
+    def placement(self) -> TrainState | None:
+        """Where the leaves of a state are, on several devices; a program takes them there and leaves them there."""
+        places = placed(self.populations[0].agents.mesh)
+        if places is None:
+            return None
+        spread, everywhere = cast("tuple[Any, Any]", places)
+        group = GroupState(
+            agents=spread, bandit=everywhere, extra_steps=everywhere, means=everywhere, counts=everywhere
+        )
+        return TrainState(
+            step=everywhere,
+            root_key=everywhere,
+            meta_params=everywhere,
+            meta_optimizer=everywhere,
+            groups=(group,) * len(self.populations),
+            means=everywhere,
         )
 
     @property
@@ -105,7 +124,11 @@ class Trainer:
         initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
         meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
         meta_params = jax.tree.map(jnp.asarray, meta_params)
-        init = jax.jit(lambda *given: strongly_typed(self.init_with(*given)), compiler_options=compiler_options())
+        init = jax.jit(
+            lambda *given: strongly_typed(self.init_with(*given)),
+            compiler_options=compiler_options(),
+            out_shardings=self.placement,
+        )
         if worlds is None:
             state: TrainState = init(meta_params, root)
             return state
@@ -122,10 +145,10 @@ class Trainer:
         state = self._unmeasured(meta_params, root, shown)
         of_groups, of_rule = self._measured_shapes
         groups = tuple(
-            group.replace(means=_zeros(means), counts=_zeros(counts))
+            group.replace(means=zeros_of(means), counts=zeros_of(counts))
             for group, (means, counts) in zip(state.groups, of_groups, strict=True)
         )
-        return state.replace(groups=groups, means=_zeros(of_rule))
+        return state.replace(groups=groups, means=zeros_of(of_rule))
 
     def _unmeasured(self, meta_params: Params, root: Array, shown: Mapping[int, TimeStep] | None) -> TrainState:
         """The first state without a place for what will be measured."""
@@ -168,8 +191,16 @@ class Trainer:
         return {p.index: p.shown_shapes for p in self.populations if p.lifecycle.on_host}
 
     def state_shapes(self) -> TrainState:
-        """Shapes of the whole state, from tracing a first step; nothing is computed."""
-        return jax.eval_shape(self.init_with, self.meta_params_shapes(), ROOT_SHAPE, self._shown_shapes)
+        """Shapes of the whole state and where its leaves are, from tracing a first step; nothing is computed."""
+        shapes = jax.eval_shape(self.init_with, self.meta_params_shapes(), ROOT_SHAPE, self._shown_shapes)
+        if self.placement is None:
+            return shapes
+        placed_shapes = jax.tree.map(
+            lambda place, part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), part),
+            self.placement,
+            shapes,
+        )
+        return cast(TrainState, placed_shapes)
 
     def refuse_what_does_not_fit(self) -> None:
         """Traces one update of an agent of each group, and what judges it; nothing is computed.
@@ -218,7 +249,10 @@ class Trainer:
         def steps(state: TrainState, count: Array) -> TrainState:
             return strongly_typed(jax.lax.fori_loop(0, count, lambda _, state: self._step(state), state))
 
-        return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options())
+        there: Any = {}
+        if self.placement is not None:
+            there = {"in_shardings": (self.placement, None), "out_shardings": self.placement}
+        return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(), **there)
 
     def counter(self, state: TrainState) -> Array:
         """Updates that an agent that lived from the beginning has made []."""
@@ -260,7 +294,7 @@ class Trainer:
         gradients = _joined([population.agents.gathered(part.gradient) for population, part in pairs])
         weight = jnp.concatenate([part.sound for part in parts if part.sound is not None]).astype(jnp.float32)
         mean_gradient = mean_over_agents(gradients, weight)
-        meta_optimizer = state.meta_optimizer
+        meta_optimizer = moved_optimizer = state.meta_optimizer
         if discovery.separate_optimizers:
             own = [self._own_change(state, population, part, discovery) for population, part in pairs]
             changes = [p.agents.gathered(change) for p, (change, _) in zip(self.populations, own, strict=True)]
@@ -268,14 +302,15 @@ class Trainer:
             parts = [part.replace(agents=agents) for part, (_, agents) in zip(parts, own, strict=True)]
         else:
             optimizer = discovery.optimizer
-            change, moved = optimizer.update(mean_gradient, meta_optimizer, state.meta_params, optimizer.learning_rate)
-            meta_optimizer = jax.tree.map(lambda n, o: jnp.where(weight.any(), n, o), moved, meta_optimizer)
+            change, moved_optimizer = optimizer.update(
+                mean_gradient, meta_optimizer, state.meta_params, optimizer.learning_rate
+            )
         finite = jnp.isfinite(global_norm(change)) & weight.any()
         change = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), change)
         norms = [mean_of(global_norm(tree)) for tree in (change, mean_gradient, state.meta_params)]
         state = state.replace(
             meta_params=jax.tree.map(jnp.add, state.meta_params, change),
-            meta_optimizer=meta_optimizer,
+            meta_optimizer=select(finite, moved_optimizer, meta_optimizer),
             means=merged(state.means, dict(zip(RULE_MEANS, norms, strict=True))),
         )
         return state, list(parts)
@@ -291,7 +326,7 @@ class Trainer:
 
         def one(meta_params: Params, gradient: Params, opt_state: PyTree, sound: Array) -> tuple[Params, PyTree]:
             change, moved = optimizer.update(gradient, opt_state, meta_params, optimizer.learning_rate)
-            return change, jax.tree.map(lambda n, o: jnp.where(sound, n, o), moved, opt_state)
+            return change, select(sound, moved, opt_state)
 
         given = part.gradient, part.agents.meta_optimizer, part.sound
         change, moved = population.agents.map(one, state.meta_params, *given)
@@ -325,10 +360,6 @@ def _joined(trees: list[PyTree]) -> PyTree:
     return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
 
 
-def _zeros(shapes: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-
 def measured(state: TrainState) -> dict[str, float]:
     """Means and counts since they were last reset {name: number}; NaN for a mean that has seen nothing.
 
@@ -351,6 +382,10 @@ def measured(state: TrainState) -> dict[str, float]:
 
 
 def with_measurements_reset(state: TrainState) -> TrainState:
-    """The state with means and counts that start anew."""
-    groups = tuple(group.replace(means=_zeros(group.means), counts=_zeros(group.counts)) for group in state.groups)
-    return state.replace(groups=groups, means=_zeros(state.means))
+    """The state with means and counts that start anew, where they are."""
+
+    def reset(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: jax.device_put(jnp.zeros_like(x), x.sharding if x.committed else None), tree)
+
+    groups = tuple(group.replace(means=reset(group.means), counts=reset(group.counts)) for group in state.groups)
+    return state.replace(groups=groups, means=reset(state.means))

@@ -167,9 +167,7 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
         yield Problem(rule, "heads", f"no head is called '{POLICY}', which the agent acts by: add @heads.Policy()")
     for part in parts(rule):
         read.update(name for field in ("head", "policy") if (name := _named(part, field)) is not None)
-        yield from problems_of_names(rule, part)
-        if getattr(part, "source", None) == "target" and not rule.uses_target_network:
-            yield Problem(part, "source", "the rule has no target network: bind UpdateRule.target_decay")
+        yield from problems_of_reading(rule, part)
     for name, head in heads.items():
         if name not in read:
             message = f"nothing reads the head '{name}': add a loss term or a feature, or leave it out"
@@ -192,8 +190,8 @@ def _number_problems(rule: UpdateRule, targets: dict[str, Any]) -> Iterator[Prob
             yield Problem(number, "name", f"a hyperparameter is called '{number.name}' too: rename one of them")
 
 
-def problems_of_names(rule: UpdateRule, part: Any) -> Iterator[Problem]:
-    """Heads and targets that a component names and the rule does not have."""
+def problems_of_reading(rule: UpdateRule, part: Any) -> Iterator[Problem]:
+    """Heads, targets and a target network that a component reads and the rule does not have."""
     names = {
         "head": [head.name for head in rule.heads],
         "policy": [head.name for head in rule.heads],
@@ -204,6 +202,10 @@ def problems_of_names(rule: UpdateRule, part: Any) -> Iterator[Problem]:
         if name is not None and name not in known:
             what = "target" if field == "target" else "head"
             yield Problem(part, field, f"there is no {what} '{name}'{_near(name, known)}")
+    if getattr(part, "source", None) == "target" and not rule.uses_target_network:
+        of_file = "source" if "source" in {field.name for field in dataclasses.fields(part)} else None
+        message = f"{type(part).__name__} reads the target network, and the rule has none: bind UpdateRule.target_decay"
+        yield Problem(part, of_file, message)
 
 
 def _near(name: str, names: Sequence[str]) -> str:

@@ -20,6 +20,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax  # noqa: E402
+import jaxlib.version  # noqa: E402
+
+if jaxlib.version.__version_info__ >= (0, 10):  # Older ones do not know the flag, and would not start.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 
 import components.everything  # noqa: E402, F401  # whatever a test loads may name all shipped components
 

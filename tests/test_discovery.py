@@ -533,7 +533,12 @@ def refusal(name: str, *bindings: str) -> str:
         (
             "disco_catch",
             ["UpdateRule.target_decay = None"],
-            "the rule has no target network: bind UpdateRule.target_decay",
+            "reads the target network, and the rule has none: bind UpdateRule.target_decay",
+        ),
+        (
+            "lpg_small",
+            ["Discovery.regularizers = [@TargetNetworkKL()]"],
+            "TargetNetworkKL reads the target network, and the rule has none: bind UpdateRule.target_decay",
         ),
         (
             "disco_catch",

@@ -44,7 +44,7 @@ UNSEEN = {"grid_7x7": 4, "other_rewards": 4, "chain": 2}
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
     folder = tmp_path_factory.mktemp("quickstart")
-    return Quickstart(folder, 1, DISCOVERY, EVALUATION, HAND_MADE)
+    return Quickstart(folder, 1, of_discovery=DISCOVERY, of_evaluation=EVALUATION, of_hand_made=HAND_MADE)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_every_rule_learns_in_the_same_unseen_worlds(results: dict[str, Any]) ->
         assert found["late_return"]["low"] <= found["late_return"]["estimate"] <= found["late_return"]["high"]
         assert found["curve"][-1][0] <= 30 * 40
         first_returns.add(json.dumps(found["curve"][0]))
-    assert len(first_returns) < 4 or results["updates"] > 25  # One update a point would be the same for all.
+    assert len(first_returns) == 1  # The first point is of one update, before which nobody has learned.
 
 
 def test_hyperparameters_are_the_best_of_the_choices(results: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ def test_failed_discovery_says_what_to_do(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_discovered_rule_is_worth_it(tmp_path: Path, seed: int) -> None:
-    """Far above the untrained rule everywhere; on unseen grids above tuned A2C, and not below tuned PPO."""
+    """By more than luck above the untrained rule; on unseen grids above tuned A2C, and not below tuned PPO."""
     assert Quickstart(tmp_path, seed).main() == cli.OK
     results = json.loads((tmp_path / "comparison.json").read_text())
     apart = results["differences"]

@@ -204,7 +204,14 @@ def discovered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_meta_parameters_of_a_run(discovered: Path, tmp_path: Path) -> None:
-    words = (*SMALL_DISCO, *intervals(logging=10, checkpoints=20), FROM_RUN, f"--gin.FromRun.path='{discovered}'")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "only").symlink_to(discovered)
+    words = (
+        *SMALL_DISCO,
+        *intervals(logging=10, checkpoints=20),
+        FROM_RUN,
+        f"--gin.FromRun.path='{tmp_path / 'runs'}'",
+    )
     assert run(*words, folder=tmp_path / "run", steps=2) == 0
     ours, theirs = result_of(tmp_path / "run"), result_of(discovered)
     assert ours["seed"] != theirs["seed"]
@@ -213,9 +220,14 @@ def test_meta_parameters_of_a_run(discovered: Path, tmp_path: Path) -> None:
 
 
 def test_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    for name in ("empty", "several/a", "several/b"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
     for name, sentence in (
         ("nowhere", f"there are no checkpoints in {tmp_path / 'nowhere'}: weights.FromRun.path must name a run folder"),
+        (
+            "several",
+            f"{tmp_path / 'several'} holds several runs: let weights.FromRun.path name one of them (a, b)",
+        ),
         ("empty", f"the run in {tmp_path / 'empty'} has not saved a checkpoint yet: wait for its first one"),
     ):
         words = (*SMALL_DISCO, FROM_RUN, f"--gin.FromRun.path='{tmp_path / name}'")

@@ -28,7 +28,7 @@ from framework.registry import component
 from framework.train import Trainer, measured
 from framework.types import AgentState, PyTree, TrainState, Trajectory
 from framework.update_rule import POLICY
-from framework.worlds import HostGroup, Worlds
+from framework.worlds import HostGroup, Worlds, _finishing, _stepping
 
 T = TypeVar("T")
 
@@ -134,6 +134,14 @@ def uninterrupted(mixed: Trainer) -> str:
 
 def test_numbers_do_not_depend_on_the_number_of_workers(mixed: Trainer, uninterrupted: str) -> None:
     assert [lived(mixed, 7, workers)[1] for workers in (1, 3)] == [uninterrupted] * 2
+
+
+@pytest.mark.usefixtures("uninterrupted")
+def test_programs_are_compiled_once(mixed: Trainer) -> None:
+    """The state that a step returns is one that its programs take."""
+    on_device = [population for population in mixed.populations if not population.lifecycle.on_host]
+    assert [_stepping(population)._cache_size() for population in on_device] == [1]
+    assert _finishing(mixed)._cache_size() == 1
 
 
 def test_numbers_depend_on_the_seed(mixed: Trainer, uninterrupted: str) -> None:

@@ -67,14 +67,14 @@ class GymnasiumStream:
                 raise UserError(
                     f"Gymnasium's {name} cannot be saved in the middle of an episode: a pickle of "
                     f"{type(layer).__name__} holds the arguments it was made with, not its state. Choose an "
-                    "environment that pickles whole, such as those of classic control, or keep no checkpoints"
+                    "environment that pickles whole, such as those of classic control"
                 )
         try:
             return _pickled((self._environment, self._seed, self._seeded))
         except Exception as error:
             raise UserError(
                 f"Gymnasium's {name} cannot be saved in the middle of an episode: {type(error).__name__}: {error}. "
-                "Choose an environment that pickles whole, such as those of classic control, or keep no checkpoints"
+                "Choose an environment that pickles whole, such as those of classic control"
             ) from error
 
     def restore(self, snapshot: bytes) -> None:

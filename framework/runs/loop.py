@@ -61,7 +61,7 @@ def advance(
     step = first = checked = int(state.step)
     begin = time.monotonic() - writer.wall_seconds_before
     logged = (step, time.monotonic())
-    piece, saved = 1, (checkpoints.steps() or [-1])[-1]
+    piece, saved = 1, step if step in checkpoints.steps() else None
 
     def save() -> None:
         if step != checked:

@@ -1,4 +1,4 @@
-"""Sizes of trees of arrays."""
+"""Trees of arrays: their sizes, zeros of given shapes, one or the other of two."""
 
 from __future__ import annotations
 
@@ -25,3 +25,17 @@ def largest_element(tree: PyTree) -> Array:
     """The largest magnitude of all elements []; NaN where one is."""
     largest = [jnp.abs(leaf).max(initial=0.0) for leaf in jax.tree.leaves(tree)]
     return functools.reduce(jnp.maximum, largest, jnp.zeros(()))
+
+
+def zeros_of(shapes: PyTree) -> PyTree:
+    """Zeros in the place of every array, or shape, of a tree."""
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """The new tree where a condition holds, else the old one: for whole trees [], or row by row [P]."""
+
+    def one(new: Array, old: Array) -> Array:
+        return jnp.where(condition.reshape(*condition.shape, *[1] * (new.ndim - condition.ndim)), new, old)
+
+    return jax.tree.map(one, new, old)
