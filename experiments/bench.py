@@ -31,6 +31,13 @@ SIZES = {
     "steps": "Steps of a trajectory.",
     "agents": "Agents of the population.",
 }
+TAKES = {
+    "learner": ("batch", "steps"),
+    "meta_gradient": ("batch", "steps", "inner_updates"),
+    "lpg": ("batch", "steps", "agents"),
+}
+"""Which sizes a benchmark can be given."""
+
 REPETITIONS = 15
 
 
@@ -48,6 +55,10 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     if what not in BENCHMARKS:
         guess = did_you_mean(closest(what, BENCHMARKS)) or f" There is: {', '.join(BENCHMARKS)}."
         raise UserError(f"there is no benchmark '{what}'.{guess}")
+    for size in SIZES:
+        if getattr(options, size) is not None and size not in TAKES[what]:
+            takes = ", ".join(f"--{name}" for name in TAKES[what])
+            raise UserError(f"the benchmark '{what}' knows no --{size}: it takes {takes}")
     figures = BENCHMARKS[what](options)
     if options.format == "json":
         print(json.dumps(figures))
@@ -199,6 +210,9 @@ class Compiled:
 def _resized(experiment: Experiment, options: flags.FlagValues) -> Experiment:
     """The experiment with groups that learn on-policy from batches of the size asked for, all of them fresh."""
     group = experiment.groups[0]
+    if Lifecycle(experiment.rule, group).on_host:
+        tasks = ", ".join(group.suite.tasks())
+        raise UserError(f"only environments on the device are timed, and those of {tasks} are outside it: name others")
     batch = options.batch or group.replay.batch(group.num_environments)
     steps = options.steps or group.trajectory_length
     group = dataclasses.replace(group, num_environments=batch, trajectory_length=steps, replay=Fresh(), minibatches=1)

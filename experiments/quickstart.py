@@ -219,7 +219,7 @@ def _report(results: Mapping[str, Any]) -> str:
 
 
 def _errors(found: float | None) -> str:
-    return "the same in all worlds" if found is None else f"{found:.0f} s.e."
+    return "no spread" if found is None else f"{found:.0f} s.e."
 
 
 def _interval(found: Mapping[str, float], sign: str = "") -> str:

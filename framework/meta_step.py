@@ -248,9 +248,19 @@ def _unless_lost(mean: Mean, sound: Array) -> Mean:
     return jax.tree.map(lambda x: jnp.where(counts, x, 0.0), mean)
 
 
-def of_gradient(norm: Array, error: Array, weight: Array | float) -> dict[str, Mean]:
-    """What is logged of a meta-gradient: its norm, and how far the differentiated updates end from those made."""
-    return {"meta/gradient_norm": mean_of(norm, weight), "meta/replay_error": mean_of(error, weight)}
+def of_gradient(norm: Array, error: Array, weight: Array) -> dict[str, Mean]:
+    """What is logged of a meta-gradient.
+
+    Args:
+      norm: its own.
+      error: how far the differentiated updates end from those made.
+      weight: 1, or 0 where the agent is lost.
+    """
+    return {
+        "meta/gradient_norm": mean_of(norm, weight),
+        "meta/replay_error": mean_of(error, weight),
+        "agents/lost_share": mean_of(1.0 - weight),
+    }
 
 
 def replay_error(start: Params, collected: Params, replayed: Params) -> Array:

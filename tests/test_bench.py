@@ -55,6 +55,17 @@ def test_learner_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert len({len(line) - len(line.split(maxsplit=1)[1]) for line in lines}) == 1
 
 
+@pytest.mark.parametrize("what", ["meta_gradient", "lpg"])
+def test_parts_of_a_discovery(capsys: pytest.CaptureFixture[str], what: str) -> None:
+    words = ["--config=lpg_small", "--gin_file=scale/tiny.gin", "--repetitions=1", "--format=json"]
+    assert cli.main(["bench", what, *words]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures.keys() >= FIGURES
+    assert all(math.isfinite(figures[name]) and figures[name] > 0 for name in FIGURES)
+    assert figures["inner_updates"] == (20 if what == "meta_gradient" else 2)
+    assert figures["meta_parameters"] > figures["parameters"] > 0
+
+
 def test_median_of_runs_in_turn_with_the_product() -> None:
     calls = iter([0.0, 0.03, 0.01, 0.02])  # The first is a warm-up.
 
@@ -72,6 +83,11 @@ def test_median_of_runs_in_turn_with_the_product() -> None:
     [
         (["lerner"], "there is no benchmark 'lerner'. Did you mean 'learner'?"),
         (["everything"], "there is no benchmark 'everything'. There is: learner"),
+        (
+            ["lpg", "--inner_updates=10"],
+            "the benchmark 'lpg' knows no --inner_updates: it takes --batch",
+        ),
+        (["learner", "--config=ppo_gymnasium"], "only environments on the device are timed, and those of CartPole-v1"),
         (["learner", "--config=disco103_cacth"], "Did you mean 'disco103_catch'?"),
     ],
 )

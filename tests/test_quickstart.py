@@ -21,7 +21,8 @@ from framework.experiment import Experiment
 from framework.runs.curves import Panel, draw_panels
 from framework.trials import Curves
 
-AGENTS = ("NUM_ENVIRONMENTS = 4", "TRAJECTORY_LENGTH = 10")
+SHORT = ("Gridworld.max_steps = 20", "grid_sparse/Gridworld.max_steps = 20")  # Episodes end all the time.
+AGENTS = (*SHORT, "NUM_ENVIRONMENTS = 4", "TRAJECTORY_LENGTH = 10")
 RULE = ("TRAJECTORY_LSTM_SIZE = 3", "PREDICTION_CATEGORIES = 3")
 DISCOVERY = (
     *AGENTS,

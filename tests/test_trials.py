@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from framework import keys
 from framework.config import load
-from framework.experiment import Experiment
+from framework.experiment import Experiment, HeldOut
+from framework.keys import Role
+from framework.runs.held_out import Measurement
 from framework.train import Trainer
 from framework.trials import Curves, Trials
 
@@ -66,6 +69,23 @@ def test_rules_with_other_parameters_share_a_program() -> None:
     assert of_lpg._program._cache_size() == 1
     np.testing.assert_array_equal(found[0][:, 0], found[1][:, 0])
     assert np.any(found[0] != found[1])
+
+
+def test_held_out_tasks_are_measured_in_the_same_worlds_again_and_again() -> None:
+    of_a2c = trials("a2c_small")
+    experiment = load("a2c_small", bindings=SIZES, root=Experiment).experiment
+    measurement = Measurement(experiment, HeldOut(groups=(of_a2c.group,), updates=UPDATES, interval=4))
+    state = SimpleNamespace(meta_params={}, root_key=ROOT)
+    found = measurement.measure(state)
+    assert found == measurement.measure(state)
+    assert found
+    assert set(found) <= {f"held_out/{task}" for task in of_a2c.group.suite.tasks()}
+    curves = of_a2c.curves({}, jax.random.key_data(jax.random.fold_in(keys.role_key(ROOT, Role.HELD_OUT), 0)))
+    for task in curves.tasks:
+        late = curves.of_task(task).late_returns()
+        if np.isfinite(late).any():
+            assert found[f"held_out/{task}"] == pytest.approx(np.nanmean(late))
+    assert [step for step in range(1, 12) if measurement.is_due(step, 11)] == [4, 8, 11]
 
 
 def test_mistakes_are_told() -> None:

@@ -121,14 +121,12 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
     if discovery is None:
         _refuse_non_finite(means, step)
         return
-    interval = trainer.experiment.logging.interval
-    meta_steps = (step % interval or interval) * sum(group.agents for group in trainer.experiment.groups)
-    lost = means["agents/lost"]
-    if lost > discovery.max_faulty_share * meta_steps:
+    lost = means["agents/lost_share"]
+    if lost > discovery.max_faulty_share:
         raise UserError(
-            f"the discovery has come apart: up to step {step:,}, {lost:,.0f} of {meta_steps:,} agents' "
-            "meta-steps gave numbers that are not finite or exploded; lower the agents' or the meta learning rate, in "
-            "another folder, or raise Discovery.max_faulty_share; the last checkpoint is from before"
+            f"the discovery has come apart: up to step {step:,}, {lost:.0%} of the agents' meta-steps gave "
+            "numbers that are not finite or exploded; lower the agents' or the meta learning rate, in another folder, "
+            "or raise Discovery.max_faulty_share; the last checkpoint is from before"
         )
     error = means["meta/replay_error"]
     if error > discovery.max_replay_error:
