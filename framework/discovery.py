@@ -14,8 +14,8 @@ class Discovery:
     """Meta-training of the update rule by the agents that learn with it.
 
     A meta-step lets every agent make ``stride`` updates and play a validation trajectory; the meta-gradient reaches
-    back through the last ``inner_updates``. Each agent's meta-gradient is limited in norm and goes through its own
-    optimizer; the rule moves by the mean of what comes out.
+    back through the last ``inner_updates``. Each agent's meta-gradient is limited in norm and goes through an optimizer
+    of its own, and the rule moves by the mean of what comes out; or their mean goes through one optimizer.
 
     Attributes:
       objective: judges the parameters that the rule led to.

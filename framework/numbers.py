@@ -16,7 +16,7 @@ from framework.types import Array
 @component("numbers")
 @dataclasses.dataclass(frozen=True)
 class Hyperparameter:
-    """A number that each agent carries, and that may differ between agents or move in time.
+    """A number that each agent carries, and that may differ between agents.
 
     Attributes:
       name: key in the agent's hyperparameters; the same name is the same number.

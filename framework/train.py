@@ -33,7 +33,7 @@ RULE_MEANS = ("meta/change_norm", "meta/mean_gradient_norm", "meta/parameter_nor
 """What is measured of the rule's own moves."""
 
 COUNTS = ("agents/lives_completed", "agents/lost")
-"""What is counted of agents whose lives end."""
+"""How many lives ended: by age, or because the agent's numbers were lost."""
 
 NUMBER_SHAPE: Any = jax.ShapeDtypeStruct((), jnp.float32)
 
@@ -277,7 +277,7 @@ class Trainer:
         return population.step(state.meta_params, agents, state.root_key, self.counter(state))
 
     def finish(self, state: TrainState, parts: Sequence[GroupStep]) -> TrainState:
-        """The rule moves, lives that are over begin anew (but those on the host), what was measured is summed up."""
+        """The rule moves, lives that are over begin anew (on the host: in `Worlds`), what was measured is summed up."""
         if self.experiment.discovery is not None:
             state, parts = self._moved(state, parts, self.experiment.discovery)
         groups = [

@@ -66,6 +66,32 @@ def golden_file(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
+LONGEST = (
+    "shipped_configs",
+    "parallel",
+    "discovery_resume",
+    "learning",
+    "worlds_resume",
+    "discovery",
+    "golden",
+    "resume",
+)
+"""Files that take longest, in this order: begun first, so that no process has a long one left when others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file in one process, for their fixtures; but for the shipped configs, which have none."""
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.stem.removeprefix("test_")
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+    for item in items:
+        if item.path.stem != "test_shipped_configs":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_one_module() -> Iterator[None]:
     """Frees compiled programs: some thousands of them in one process use up its memory maps, and it would crash."""

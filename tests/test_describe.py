@@ -326,6 +326,7 @@ def test_memory_is_that_of_the_whole_state(discovery: str, bindings: Sequence[st
 TABULAR = (
     "Group.suite = @TabularGridworlds()",
     "TabularGridworlds.names = ('dense', 'sparse')",
+    "Group.agents = 2",
     "Agent.torso = @Tabular()",
 )
 
@@ -473,9 +474,9 @@ def flops_of_step(name: str, *bindings: str) -> int:
 
 def test_cost_of_a_meta_step_is_that_of_all_agents_updates() -> None:
     small = ("NUM_ENVIRONMENTS = 2", "TRAJECTORY_LENGTH = 3", "TRAJECTORY_LSTM_SIZE = 6", "INNER_UPDATES = 4")
-    one = flops_of_step("lpg_gridworlds", *small, "AGENTS = 1")
-    assert flops_of_step("lpg_gridworlds", *small, "AGENTS = 3") == 3 * one
-    update = flops_of_step("lpg_gridworlds", *small, "AGENTS = 1", "Experiment.discovery = None")
+    one = flops_of_step("lpg_small", *small, "AGENTS = 1")
+    assert flops_of_step("lpg_small", *small, "AGENTS = 3") == 3 * one
+    update = flops_of_step("lpg_small", *small, "AGENTS = 1", "Experiment.discovery = None")
     assert 4 * 4 * update <= one < 8 * 4 * update  # Each is made once, and once more to be differentiated.
 
 

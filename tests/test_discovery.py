@@ -427,8 +427,9 @@ def test_a_life_that_is_over_makes_place_for_another(life: list[Seen]) -> None:
             assert equal(new.window.start, new.learner)
             assert norm(difference(new.learner.params, dying.learner.params)) > 0.1
             assert float(new.learner.hyperparameters["alpha_y"]) == pytest.approx(lottery.ARMS[int(new.life.arm)])
-            # Of a lifetime's updates each is an equal share, validation included.
-            assert float(new.learner.progress_per_update) == pytest.approx(2 * acted / lottery.LIFETIME)
+            # Of what is left of a lifetime each update is an equal share, validation included.
+            left = lottery.LIFETIME - lifecycle.warm_up_unrolls * acted
+            assert float(new.learner.progress_per_update) == pytest.approx(2 * acted / left)
         assert measured(seen.after)["agents/lives_completed"] == completed
         assert measured(seen.after)["agents/lost"] == 0
     assert completed >= 5

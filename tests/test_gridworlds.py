@@ -402,6 +402,7 @@ include 'setups/on_policy.gin'
 include 'suites/gridworlds.gin'
 
 OBJECTS = [(1, 1.0, 1, 0), (1, -1.0, 1, 0)]
+Group.agents = 2
 Gridworlds.levels = [@Gridworld(), @large/Gridworld()]
 large/Gridworld.name = 'large'
 large/Gridworld.rows = 7

@@ -68,7 +68,7 @@ def test_runs(tmp_path: Path, name: str) -> None:
     experiment = load(name, gin_files=["scale/tiny.gin"], root=Experiment).experiment
     discovery = experiment.discovery
     # A table of zeros moves with the first reward where nothing else moves it, and in two steps there may be none.
-    sure_to_move = name not in ("a2c_small", "ppo_small")
+    sure_to_move = name not in ("a2c_gridworlds", "a2c_small", "ppo_small")
     result = result_of(tmp_path / "run")
     assert (result["status"], result["experiment"], result["steps"]) == ("finished", name, 2)
     assert math.isfinite(result["final_return"])
