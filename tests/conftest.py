@@ -80,16 +80,13 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests of a file in one process, for their fixtures; but for the shipped configs, which have none."""
+    """Puts the longest files first."""
 
     def rank(item: pytest.Item) -> int:
         name = item.path.stem.removeprefix("test_")
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=rank)
-    for item in items:
-        if item.path.stem != "test_shipped_configs":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -94,7 +94,9 @@ def test_a_meta_step_does_not_depend_on_the_number_of_devices(runs: Runs) -> Non
 
 
 @pytest.mark.parametrize(("steps", "relative"), [(1, 1e-6), (STEPS, 1e-4)])
-@pytest.mark.parametrize(("devices", "words"), [(1, ()), (4, (ONE_BY_ONE,))], ids=["one", "four"])
+@pytest.mark.parametrize(
+    ("devices", "words"), [(1, ()), pytest.param(4, (ONE_BY_ONE,), marks=pytest.mark.slow)], ids=["one", "four"]
+)
 def test_other_devices_find_the_same_but_for_rounding(
     runs: Runs, shapes: Params, devices: int, words: tuple[str, ...], steps: int, relative: float
 ) -> None:

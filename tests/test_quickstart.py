@@ -177,7 +177,7 @@ def test_difference_in_standard_errors() -> None:
 
 def test_learning_curve_leaves_gaps_where_few_episodes_ended() -> None:
     returns, episodes = np.ones((3, 50)), np.ones((3, 50))
-    returns[:, 25:], episodes[:2, :2] = 4.0, 0.0
+    returns[:, 25:], returns[:2, :2], episodes[:2, :2] = 4.0, 0.0, 0.0
     points = learning_curve(Curves(("a",) * 3, returns, episodes), env_steps_per_update=10)
     assert points[0] == [10.0, None, None, None]
     assert points[1] == [30.0, 1.0, 1.0, 1.0]

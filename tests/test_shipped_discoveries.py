@@ -1,0 +1,14 @@
+"""Every shipped discovery takes two meta-steps in small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from shipped import DISCOVERIES, assert_runs
+
+
+@pytest.mark.parametrize("name", DISCOVERIES)
+def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_runs(name, tmp_path / "run")
