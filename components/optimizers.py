@@ -10,6 +10,7 @@ from flax import struct
 
 from framework.numbers import Hyperparameter
 from framework.registry import component
+from framework.trees import zeros_of
 from framework.types import Array, Params, PyTree
 
 
@@ -74,7 +75,7 @@ class Adam:
             _check_positive(name, getattr(self, name))
 
     def init(self, params: Params) -> PyTree:
-        zeros = jax.tree.map(jnp.zeros_like, params)
+        zeros = zeros_of(params)
         return AdamState(first=zeros, second=zeros, count=jnp.zeros((), jnp.int32))
 
     def update(
@@ -112,7 +113,7 @@ class Adam:
         return change, new_state, (slopes, _clip_residual(gradient, self.max_gradient_norm))
 
     def zero_cotangent(self, params: Params) -> Params:
-        return jax.tree.map(jnp.zeros_like, params)
+        return zeros_of(params)
 
     def transpose(
         self, residual: PyTree, change: Params, state: Params, learning_rate: Array | float

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from experiments.comparison import Comparison, Contender
     from framework.experiment import Experiment
     from framework.group import Group
+    from framework.interfaces import Weights
 
 OURS, UNTRAINED = "discovered rule", "untrained rule"
 
@@ -60,10 +61,10 @@ class Quickstart:
             "   Stop it when you like; the same command goes on where it was.\n",
             flush=True,
         )
-        comparison, contenders = self._prepare()
+        comparison, contenders, weights = self._prepare()
         if (status := self._discover()) != cli.OK:
             return status
-        results = self._compare(comparison, contenders)
+        results = self._compare(comparison, contenders, weights)
         _write(self.folder / "comparison.json", results)
         _draw(self.folder / "quickstart.png", results, self.run)
         print(_report(results))
@@ -81,8 +82,11 @@ class Quickstart:
             print(f"The discovery failed. To begin anew, remove {self.run}.", file=sys.stderr)
         return status
 
-    def _prepare(self) -> tuple[Comparison, list[Contender]]:
-        """The comparison and its contenders, ours still untrained; what does not fit is refused in time."""
+    def _prepare(self) -> tuple[Comparison, list[Contender], Weights]:
+        """The comparison, its contenders, and where the rule will be found of ours, which is still untrained.
+
+        What does not fit is refused here, before the discovery.
+        """
         # Not at the top: the first line shall not wait for jax.
         import jax
 
@@ -115,9 +119,9 @@ class Quickstart:
         comparison = Comparison(seen=seen, updates=evaluation.steps, seed=self.seed)
         for contender in contenders:
             comparison.refuse_what_does_not_fit(contender)
-        return comparison, contenders
+        return comparison, contenders, evaluation.weights
 
-    def _compare(self, comparison: Comparison, contenders: Sequence[Contender]) -> dict[str, Any]:
+    def _compare(self, comparison: Comparison, contenders: Sequence[Contender], weights: Weights) -> dict[str, Any]:
         from experiments.comparison import as_json
 
         print(
@@ -125,9 +129,8 @@ class Quickstart:
             "   Learning rates are chosen on the tasks of the discovery, for each rule from as many values.\n",
             flush=True,
         )
-        evaluation = _load(self.evaluation, (*self.of_evaluation, f"RUN = '{self.run}'"))
         ours, *others = contenders
-        discovered = evaluation.weights(ours.meta_params, evaluation.rule.meta_network)
+        discovered = weights(ours.meta_params, ours.rule.meta_network)
         learned = {}
         for contender in (dataclasses.replace(ours, meta_params=discovered), *others):
             begin = time.monotonic()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
 from framework.types import PyTree
@@ -20,3 +24,13 @@ def compiler_options() -> dict[str, int] | None:
 def strongly_typed(tree: PyTree) -> PyTree:
     """The same arrays; a program compiled for weakly typed ones would be compiled again for the next call's."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """The function as a program that takes what it returns, and so is compiled once; options are those of `jax.jit`."""
+
+    @functools.wraps(function)
+    def typed(*given: Any) -> Any:
+        return strongly_typed(function(*given))
+
+    return jax.jit(typed, compiler_options=compiler_options(), **options)

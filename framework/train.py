@@ -19,7 +19,7 @@ from framework.keys import Role
 from framework.lifecycle import DUMMY_STEPS, Lifecycle
 from framework.parallel import Agents, mean_over_agents, mesh_for, placed
 from framework.population import Population
-from framework.programs import compiler_options, strongly_typed
+from framework.programs import compiled
 from framework.rehearsal import rehearsal
 from framework.statistics import mean_of, merged
 from framework.trees import global_norm, select, zeros_of
@@ -124,11 +124,7 @@ class Trainer:
         initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
         meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
         meta_params = jax.tree.map(jnp.asarray, meta_params)
-        init = jax.jit(
-            lambda *given: strongly_typed(self.init_with(*given)),
-            compiler_options=compiler_options(),
-            out_shardings=self.placement,
-        )
+        init = compiled(self.init_with, out_shardings=self.placement)
         if worlds is None:
             state: TrainState = init(meta_params, root)
             return state
@@ -247,12 +243,12 @@ class Trainer:
         """`steps` where all environments are on the device, as one program of a state and a count [] int32."""
 
         def steps(state: TrainState, count: Array) -> TrainState:
-            return strongly_typed(jax.lax.fori_loop(0, count, lambda _, state: self._step(state), state))
+            return jax.lax.fori_loop(0, count, lambda _, state: self._step(state), state)
 
         there: Any = {}
         if self.placement is not None:
             there = {"in_shardings": (self.placement, None), "out_shardings": self.placement}
-        return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(), **there)
+        return compiled(steps, donate_argnums=0, **there)
 
     def counter(self, state: TrainState) -> Array:
         """Updates that an agent that lived from the beginning has made []."""

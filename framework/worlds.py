@@ -25,7 +25,7 @@ from framework.host_worker import STAND_STILL
 from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.population import Population
-from framework.programs import compiler_options, strongly_typed
+from framework.programs import compiled
 from framework.train import Trainer
 from framework.types import (
     ActorState,
@@ -317,19 +317,10 @@ def _with_groups(state: TrainState, groups: Mapping[int, GroupState]) -> TrainSt
 @functools.lru_cache
 def _stepping(population: Population) -> Callable[..., GroupStep]:
     """`Population.step`; the agents' buffers are given away."""
-    return _compiled(population.step, donate_argnums=1)
+    return compiled(population.step, donate_argnums=1)
 
 
 @functools.lru_cache
 def _finishing(trainer: Trainer) -> Callable[..., TrainState]:
     """`Trainer.finish`."""
-    return _compiled(trainer.finish, out_shardings=trainer.placement)
-
-
-def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """The function as a program that takes what it returns, and so is compiled once."""
-
-    def typed(*given: Any) -> Any:
-        return strongly_typed(function(*given))
-
-    return jax.jit(typed, compiler_options=compiler_options(), **options)
+    return compiled(trainer.finish, out_shardings=trainer.placement)

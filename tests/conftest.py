@@ -67,7 +67,8 @@ def golden_file(request: pytest.FixtureRequest) -> Path:
 
 
 LONGEST = (
-    "shipped_configs",
+    "shipped_discoveries",
+    "shipped_runs",
     "parallel",
     "discovery_resume",
     "learning",
