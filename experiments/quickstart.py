@@ -36,6 +36,7 @@ class Quickstart:
       discovery: config of the discovery, whose bandit says which hyperparameters there are to choose from.
       evaluation: config of agents that use what it found, in the folder that its macro RUN names.
       hand_made: configs of the rules to compare with.
+      gin_files: more gin files, read after discovery and evaluation.
       of_discovery, of_evaluation, of_hand_made: bindings on top of these configs.
     """
 
@@ -44,6 +45,7 @@ class Quickstart:
     discovery: str = "lpg_small"
     evaluation: str = "evaluate_lpg_small"
     hand_made: tuple[str, ...] = ("ppo_small", "a2c_small")
+    gin_files: tuple[str, ...] = ()
     of_discovery: tuple[str, ...] = ()
     of_evaluation: tuple[str, ...] = ()
     of_hand_made: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Quickstart:
 
     def _discover(self) -> int:
         words = ["run", self.discovery, f"--workdir={self.run}", f"--gin.SEED={self.seed}"]
+        words += [f"--gin_file={file}" for file in self.gin_files]
         print(f"$ rulespace {' '.join(words)}", flush=True)
         status = cli.main([*words, *(f"--gin_bindings={binding}" for binding in self.of_discovery)])
         if status == cli.FAILED:
@@ -94,8 +97,8 @@ class Quickstart:
         from framework import keys
         from framework.train import Trainer
 
-        discovery = _load(self.discovery, (*self.of_discovery, f"SEED = {self.seed}"))
-        evaluation = _load(self.evaluation, (*self.of_evaluation, f"RUN = '{self.run}'"))
+        discovery = _load(self.discovery, (*self.of_discovery, f"SEED = {self.seed}"), self.gin_files)
+        evaluation = _load(self.evaluation, (*self.of_evaluation, f"RUN = '{self.run}'"), self.gin_files)
         if discovery.discovery is None:
             raise UserError(
                 f"{self.discovery} discovers nothing: name an experiment with a discovery, such as lpg_small"
@@ -140,12 +143,12 @@ class Quickstart:
         return {"seed": self.seed, "seen": comparison.seen} | as_json(comparison, learned, ours=OURS)
 
 
-def _load(config: str, bindings: Sequence[str]) -> Experiment:
+def _load(config: str, bindings: Sequence[str], gin_files: Sequence[str] = ()) -> Experiment:
     from framework.config import load
     from framework.experiment import Experiment
 
     importlib.import_module("components.everything")  # Registers what configs can name.
-    experiment: Experiment = load(config, bindings=bindings, root=Experiment).experiment
+    experiment: Experiment = load(config, gin_files=gin_files, bindings=bindings, root=Experiment).experiment
     return experiment
 
 
@@ -249,10 +252,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--beside", nargs="*", default=Quickstart.hand_made, metavar="CONFIG", help="configs to compare with"
     )
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="F", help="one more gin file for discovery and evaluation"
+    )
     options = parser.parse_args(argv)
     try:
         names = options.discovery, options.evaluation, tuple(options.beside)
-        return Quickstart(options.folder, options.seed, *names).main()
+        return Quickstart(options.folder, options.seed, *names, gin_files=tuple(options.gin_file)).main()
     except UserError as error:
         print(error, file=sys.stderr)
         return cli.FAILED

@@ -36,18 +36,6 @@ def test_all_that_can_happen_happens(uninterrupted: Path) -> None:
     assert len(set(norms)) > 0.9 * len(norms)  # The rule moves all the time; float32 may not show it in a norm.
 
 
-def test_a_signal_saves_the_state(uninterrupted: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    process = started(*WORDS, folder=folder)
-    wait_for_point(process, STEPS)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert 5 <= result_of(folder)["steps"] < STEPS
-    assert run(*WORDS, folder=folder) == 0
-    assert_same_run(folder, uninterrupted)
-
-
 def kill_at_random(folder: Path, times: int, dice: random.Random) -> None:
     """Starts the run and kills it, time and again, until it has come through."""
     for _ in range(times):
@@ -61,10 +49,18 @@ def kill_at_random(folder: Path, times: int, dice: random.Random) -> None:
         assert process.returncode == -signal.SIGKILL
 
 
-def test_kills_lose_nothing_but_time(uninterrupted: Path, tmp_path: Path) -> None:
-    kill_at_random(tmp_path / "run", 2, random.Random(0))
-    assert run(*WORDS, folder=tmp_path / "run") == 0
-    assert_same_run(tmp_path / "run", uninterrupted)
+def test_neither_kill_nor_signal_loses_more_than_time(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    kill_at_random(folder, 1, random.Random(0))
+    assert not (folder / "result.json").exists()
+    process = started(*WORDS, folder=folder)
+    wait_for_point(process, STEPS)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert 5 <= result_of(folder)["steps"] < STEPS
+    assert run(*WORDS, folder=folder) == 0
+    assert_same_run(folder, uninterrupted)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signal_saves_the_state(uninterrupted: Path, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
     process = started(*DISCO, folder=folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,17 @@ def listed(file: Path, title: str) -> set[str]:
 )
 def test_can_be_made_small(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", name, "--gin_file=scale/small.gin"]) == 0, capsys.readouterr().err
+
+
+COMMANDS = [
+    shlex.split(line)[2:] for file in FILES for line in header(file) if line.strip().startswith("rulespace run ")
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_the_commands_of_a_header_check(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    of_check = [word for word in words if not word.startswith("--workdir")]
+    assert cli.main(["check", *of_check]) == 0, capsys.readouterr().err
 
 
 def test_are_all_different_experiments() -> None:

@@ -48,12 +48,8 @@ def workers_of(process: subprocess.Popen[str]) -> Sequence[int]:
     return [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
-@pytest.mark.parametrize(
-    "everyone", [pytest.param(False, marks=pytest.mark.slow), True], ids=["the main process", "all processes"]
-)
-def test_termination_saves_the_state(uninterrupted: Path, tmp_path: Path, everyone: bool) -> None:
-    """A cluster may tell all processes of a job to end, not only the first."""
-    folder = tmp_path / "run"
+def terminated(folder: Path, everyone: bool) -> None:
+    """Starts the run, and tells it to end: all of its processes, as a cluster may do, or the first alone."""
     process = started(*MIXED, folder=folder)
     wait_for_point(process, STEPS)
     workers = workers_of(process)
@@ -66,17 +62,24 @@ def test_termination_saves_the_state(uninterrupted: Path, tmp_path: Path, everyo
     step = result_of(folder)["steps"]
     assert 2 <= step < STEPS
     assert (folder / "checkpoints" / str(step) / "environments_0.pickle").is_file()
+
+
+def test_neither_kill_nor_termination_loses_more_than_time(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = started(*MIXED, folder=folder)
+    wait_for_point(process, STEPS)
+    time.sleep(random.Random(0).uniform(0.0, 0.5))
+    kill(process)
+    assert not (folder / "result.json").exists()
+    terminated(folder, everyone=True)
     assert run(*MIXED, folder=folder) == 0
     assert_same_run(folder, uninterrupted)
 
 
-def test_kill_loses_nothing_but_time(uninterrupted: Path, tmp_path: Path) -> None:
-    folder, dice = tmp_path / "run", random.Random(0)
-    process = started(*MIXED, folder=folder)
-    wait_for_point(process, STEPS)
-    time.sleep(dice.uniform(0.0, 0.5))
-    kill(process)
-    assert not (folder / "result.json").exists()
+@pytest.mark.slow
+def test_termination_of_the_first_process_saves_the_state(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    terminated(folder, everyone=False)
     assert run(*MIXED, folder=folder) == 0
     assert_same_run(folder, uninterrupted)
 
