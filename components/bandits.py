@@ -51,7 +51,8 @@ class Softmax:
     """p(arm | task) proportional to exp((R + rho / sqrt(N)) / tau), over all combinations of the values.
 
     R is the mean of an arm's newest scores on the task, N the number of its lifetimes there. A score that is not finite
-    (an agent that diverged) counts in N alone; an arm without any other has the lowest R of the task (chosen).
+    (an agent that diverged, or whose first life was too short for an episode) counts in N alone; an arm without any
+    other has the lowest R of the task (chosen).
 
     Attributes:
       hyperparameters: what is chosen, and from which values.

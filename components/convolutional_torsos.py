@@ -8,6 +8,7 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from components.torsos import unit_bytes
 from framework.interfaces import Torso
 from framework.layers import Linear, check_sizes, truncated_normal
 from framework.registry import component
@@ -15,7 +16,7 @@ from framework.types import Array, PyTree
 
 
 def unit_images(observation: Array) -> Array:
-    """Images [..., H, W, C] float32: bytes are scaled to [0, 1], other numbers kept; [H, W] is one channel."""
+    """Images [T, B, H, W, C] float32 with bytes in [0, 1]; [H, W] is one channel."""
     if observation.ndim == 4:  # [T, B, H, W]
         observation = observation[..., None]
     if observation.ndim != 5:
@@ -23,8 +24,7 @@ def unit_images(observation: Array) -> Array:
             f"a convolutional torso needs observations [H, W] or [H, W, C], got {list(observation.shape[2:])}: "
             "choose another torso"
         )
-    images = observation.astype(jnp.float32)
-    return images / 255.0 if observation.dtype == jnp.uint8 else images
+    return unit_bytes(observation)
 
 
 class Convolution(nn.Module):

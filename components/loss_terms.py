@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -26,7 +25,6 @@ class _Divergence:
     head: str
     target: str
     cost: float | Number = 1.0
-    every_action: ClassVar[bool] = False
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
         target, output = inputs.targets[self.target], inputs.outputs[self.head]
@@ -139,7 +137,6 @@ class Value:
     head: str = "q"
     target: str = "q_hat"
     cost: float | Number = 1.0
-    every_action: ClassVar[bool] = False
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
         return _value_head(head).loss(inputs.outputs[self.head], inputs.targets[self.target])
@@ -165,7 +162,6 @@ class ClippedSurrogate:
     target: str = "advantage"
     epsilon: float = 0.2
     cost: float | Number = 1.0
-    every_action: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.epsilon <= 0:
@@ -196,7 +192,6 @@ class WeightedLogProbability:
     head: str = "logits"
     target: str = "advantage"
     cost: float | Number = 1.0
-    every_action: ClassVar[bool] = False
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
         return -log_probability(inputs.outputs[self.head], inputs.action) * inputs.targets[self.target]
@@ -217,7 +212,6 @@ class Entropy:
 
     head: str = "logits"
     cost: float | Number = 0.01
-    every_action: ClassVar[bool] = False
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
         return -entropy(inputs.outputs[self.head])

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from components.normalizers import Moments, initial_moments, normalize, update_moments, weighted_mean
+from components.normalizers import Moments, initial_moments, normalize, update_moments
 from components.optimizers import Adam
 from components.torsos import MLP
 from components.value_estimators import importance_ratio, v_trace
@@ -24,7 +24,7 @@ from framework.interfaces import Number, Optimizer, Torso
 from framework.layers import Linear, Table
 from framework.registry import component
 from framework.specs import EnvironmentSpec
-from framework.transforms import log_probability, signed_parabolic
+from framework.transforms import log_probability, signed_parabolic, weighted_mean
 from framework.types import Array, Params, PyTree, Trajectory
 
 VALUE_NETWORK: Torso = MLP((256, 256))

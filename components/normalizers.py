@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from framework.registry import component
+from framework.transforms import weighted_mean
 from framework.types import Array, Estimates, PyTree
 
 
@@ -21,11 +22,6 @@ class Moments(struct.PyTreeNode):
 
 def initial_moments() -> Moments:
     return Moments(first=jnp.zeros(()), second=jnp.zeros(()), decay_product=jnp.ones(()))
-
-
-def weighted_mean(x: Array, weight: Array) -> Array:
-    """Mean over all steps that carry weight [] (0 where none does)."""
-    return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
 def update_moments(moments: Moments, x: Array, weight: Array, decay: float) -> Moments:

@@ -11,10 +11,9 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from components.normalizers import weighted_mean
 from framework.errors import UserError
 from framework.registry import component
-from framework.transforms import categorical_kl, entropy
+from framework.transforms import categorical_kl, entropy, weighted_mean
 from framework.types import Array, RegularizerInputs
 
 

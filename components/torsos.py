@@ -13,6 +13,12 @@ from framework.registry import component
 from framework.types import Array, PyTree
 
 
+def unit_bytes(observation: Array) -> Array:
+    """As float32: bytes are scaled to [0, 1], other numbers kept."""
+    numbers = observation.astype(jnp.float32)
+    return numbers / 255.0 if observation.dtype == jnp.uint8 else numbers
+
+
 @component("torsos")
 class MLP(nn.Module):
     """Fully connected layers on the flattened observation, without a final activation.
@@ -29,7 +35,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
-        flat = observation.reshape((*observation.shape[:2], -1)).astype(jnp.float32)
+        flat = unit_bytes(observation.reshape((*observation.shape[:2], -1)))
         return Layers(self.sizes, name="layers")(flat), carry
 
     def initial_carry(self, batch: int) -> PyTree:
@@ -54,7 +60,7 @@ class RecurrentMLP(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
-        flat = observation.reshape((*observation.shape[:2], -1)).astype(jnp.float32)
+        flat = unit_bytes(observation.reshape((*observation.shape[:2], -1)))
         embedded = nn.relu(Layers(self.sizes, name="layers")(flat))
         return LSTM(self.memory, name="lstm")(embedded, reset, carry)
 

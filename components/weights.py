@@ -16,7 +16,6 @@ import numpy as np
 
 from framework.checkpoint import restore_newest
 from framework.errors import UserError
-from framework.meta_network import MetaNetwork
 from framework.registry import component
 from framework.types import Params
 
@@ -30,7 +29,7 @@ class WeightsError(UserError):
 class Initial:
     """Meta-parameters drawn from the run's seed: where discovery starts. Static rules have none to draw."""
 
-    def __call__(self, initial: Params, meta_network: MetaNetwork) -> Params:
+    def __call__(self, initial: Params) -> Params:
         return initial
 
 
@@ -148,7 +147,7 @@ class Published:
         if self.name not in PUBLISHED:
             raise ValueError(f"no published weights are called '{self.name}' (there are: {', '.join(PUBLISHED)})")
 
-    def __call__(self, initial: Params, meta_network: MetaNetwork) -> Params:
+    def __call__(self, initial: Params) -> Params:
         published = PUBLISHED[self.name]
         return import_arrays(read_arrays(find_file(published)), published, initial)
 
@@ -164,7 +163,7 @@ class FromRun:
 
     path: Path
 
-    def __call__(self, initial: Params, meta_network: MetaNetwork) -> Params:
+    def __call__(self, initial: Params) -> Params:
         folder = self._run_folder()
         restored = restore_newest(folder / "checkpoints", initial, within=".meta_params")
         if restored is None:

@@ -135,7 +135,7 @@ def bench_meta_gradient(options: flags.FlagValues) -> dict[str, Any]:
         raise UserError(f"{options.config} discovers nothing: name an experiment with a discovery, such as disco_catch")
     updates = options.inner_updates or 20
     discovery = dataclasses.replace(experiment.discovery, inner_updates=updates, stride=None)
-    group = dataclasses.replace(_resized(experiment, options).groups[0], agents=1)
+    group = dataclasses.replace(_resized(experiment, options).groups[0], agents=1, chunk=None)
     lifecycle = Lifecycle(experiment.rule, group, discovery)
     key = jax.random.key(0)
     meta_params = jax.jit(Trainer(experiment).initial_meta_params)(key)
@@ -155,7 +155,9 @@ def bench_lpg(options: flags.FlagValues) -> dict[str, Any]:
     """A whole meta-step of LPG: 16 agents collect K = 5 updates of 64 environments x 20 steps, and differentiate."""
     experiment = load_experiment(options.config or "lpg_gridworlds", options).experiment
     sized = _resized(experiment, options)
-    group = dataclasses.replace(sized.groups[0], agents=options.agents or sized.groups[0].agents)
+    group = sized.groups[0]
+    if options.agents:
+        group = dataclasses.replace(group, agents=options.agents, chunk=None)
     trainer = Trainer(dataclasses.replace(sized, groups=(group,), held_out=None))
     state = trainer.init()
     one = jnp.ones((), jnp.int32)
@@ -169,8 +171,9 @@ def bench_lpg(options: flags.FlagValues) -> dict[str, Any]:
     lifecycle = trainer.lifecycles[0]
     params = jax.tree.map(lambda x: x[0], state.groups[0].agents.learner.params)
     figures = compiled.figures("lpg", run, options) | {"agents": group.agents}
-    updates = trainer.updates_per_step
-    return figures | {"inner_updates": updates} | _sizes(lifecycle, params, state.meta_params)
+    if sized.discovery is not None:
+        figures |= {"inner_updates": sized.discovery.inner_updates, "new_updates": sized.discovery.new_updates}
+    return figures | _sizes(lifecycle, params, state.meta_params)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from framework import keys
 from framework.aggregates import Interval, interquartile_mean, paired_bootstrap, stratified_bootstrap
 from framework.errors import UserError
 from framework.group import Group
+from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.trials import Curves, Trials
 from framework.types import Array, Params
@@ -80,13 +81,27 @@ class Comparison:
     updates: int
     seed: int
 
-    def refuse_what_does_not_fit(self, contender: Contender) -> None:
-        """Looks at a contender's groups; nobody learns.
+    def refuse_what_does_not_fit(self, contenders: Sequence[Contender]) -> None:
+        """Looks at the contenders' groups; nobody learns.
 
         Raises:
-          UserError: the seen tasks are in no group, or its agents are too few to try every choice on each of them; or
-            an unseen task is left to one agent alone.
+          UserError: what a contender is made of does not fit together; the seen tasks are in no group, or its agents
+            are too few to try every choice on each of them; no task is unseen, or one is left to one agent alone; or
+            the contenders would not learn from equally many environment steps.
         """
+        for contender in contenders:
+            self._refuse(contender)
+        first, *others = contenders
+        for other in others:
+            for ours, theirs in zip(first.groups, other.groups, strict=True):
+                steps = [group.num_environments * group.trajectory_length for group in (ours, theirs)]
+                if steps[0] != steps[1]:
+                    raise UserError(
+                        f"an update of '{first.name}' is made after {steps[0]} environment steps and one of "
+                        f"'{other.name}' after {steps[1]}: give both the same NUM_ENVIRONMENTS and TRAJECTORY_LENGTH"
+                    )
+
+    def _refuse(self, contender: Contender) -> None:
         if contender.arms:
             holder, count = self._holder(contender), _choices(contender)
             agents, least = holder.agents, count * len(self.seen)
@@ -96,9 +111,18 @@ class Comparison:
                     f"{', '.join(self.seen)} at least {least}"
                 )
         for group in contender.groups:
+            for problem in group.problems(contender.rule, trial=True):
+                raise UserError(f"'{contender.name}' cannot learn on {group.suite.tasks()[0]}: {problem.message}")
+            if isinstance(group.suite.environment(group.suite.tasks()[0]), HostEnvironment):
+                raise UserError(f"{group.suite.tasks()[0]} is outside the device: compare on suites that are on it")
+            carried = group.hyperparameters(contender.rule)
+            if unread := sorted(contender.arms.keys() - carried.keys()):
+                raise UserError(f"there is a choice of {unread[0]}, which no part of '{contender.name}' reads")
             unseen = self._unseen(group)
             if group.agents < 2 * len(unseen):
                 raise UserError(f"{group.agents} agents on {len(unseen)} tasks say nothing of luck: give each task two")
+        if not any(map(self._unseen, contender.groups)):
+            raise UserError(f"every task of '{contender.name}' is one of the discovery: give it tasks to be tried on")
 
     def learn(self, contender: Contender) -> Learned:
         """Chooses hyperparameters, then lets fresh agents learn.
@@ -106,7 +130,7 @@ class Comparison:
         Raises:
           UserError: as `refuse_what_does_not_fit`; or too few episodes end for a late return to be known.
         """
-        self.refuse_what_does_not_fit(contender)
+        self._refuse(contender)
         trials = [_trials(contender.rule, group, self.updates) for group in contender.groups]
         chosen, scores = self._choose(contender)
         curves: dict[str, Curves] = {}
@@ -119,6 +143,8 @@ class Comparison:
             tasks = list(itertools.islice(itertools.cycle(unseen), trial.group.agents))
             reached = trial.curves(contender.meta_params, self._root(1 + index), tasks=tasks, hyperparameters=given)
             curves |= {task: reached.of_task(task) for task in unseen}
+            for task in unseen:
+                late_returns(curves[task])  # Refuses what cannot be told, before the next contender learns.
             env_steps |= dict.fromkeys(unseen, trial.env_steps_per_update)
         return Learned(chosen=chosen, scores=scores, curves=curves, env_steps_per_update=env_steps)
 
@@ -152,10 +178,9 @@ class Comparison:
         of_tasks = [[np.mean(late[(arm == a) & (task == t)]) for t in range(len(self.seen))] for a in range(count)]
         scores = np.nan_to_num(np.mean(of_tasks, axis=1), nan=-np.inf)
         if not np.isfinite(scores).any():
-            late = f"the last {LATE_SHARE:.0%} of {self.updates} updates"
             raise UserError(
                 f"with no choice of {', '.join(contender.arms)} did every agent of '{contender.name}' complete an "
-                f"episode in {late}: let agents make more updates"
+                f"episode in the last {LATE_SHARE:.0%} of {self.updates} updates: let agents make more updates"
             )
         best = int(np.argmax(scores))
         return {name: float(values[best]) for name, values in contender.arms.items()}, scores.tolist()

@@ -103,6 +103,12 @@ class Quickstart:
             raise UserError(
                 f"{self.discovery} discovers nothing: name an experiment with a discovery, such as lpg_small"
             )
+        found, used = (Trainer(experiment).meta_params_shapes() for experiment in (discovery, evaluation))
+        if found != used:
+            raise UserError(
+                f"the meta-network of {self.evaluation} is another one than that of {self.discovery}: give both the "
+                "same rule"
+            )
         key = keys.role_key(keys.root_key(self.seed), keys.Role.META_PARAMS)
         initial = jax.jit(Trainer(discovery).initial_meta_params)(key)
         arms = _arms(self.discovery, discovery)
@@ -111,7 +117,8 @@ class Quickstart:
             experiment = _load(config, self.of_hand_made)
             own = _only_group(config, experiment)
             groups = tuple(
-                dataclasses.replace(own, suite=group.suite, agents=group.agents) for group in evaluation.groups
+                dataclasses.replace(own, suite=group.suite, agents=group.agents, chunk=group.chunk)
+                for group in evaluation.groups
             )
             contenders.append(Contender(_label(config), experiment.rule, {}, groups, _arms(config, experiment)))
         contenders.append(Contender(UNTRAINED, evaluation.rule, initial, evaluation.groups, arms))
@@ -120,8 +127,7 @@ class Quickstart:
             raise UserError(f"two rules would have one name ({', '.join(names)}): compare with others")
         seen = tuple(task for group in discovery.groups for task in group.suite.tasks())
         comparison = Comparison(seen=seen, updates=evaluation.steps, seed=self.seed)
-        for contender in contenders:
-            comparison.refuse_what_does_not_fit(contender)
+        comparison.refuse_what_does_not_fit(contenders)
         return comparison, contenders, evaluation.weights
 
     def _compare(self, comparison: Comparison, contenders: Sequence[Contender], weights: Weights) -> dict[str, Any]:
@@ -133,7 +139,7 @@ class Quickstart:
             flush=True,
         )
         ours, *others = contenders
-        discovered = weights(ours.meta_params, ours.rule.meta_network)
+        discovered = weights(ours.meta_params)
         learned = {}
         for contender in (dataclasses.replace(ours, meta_params=discovered), *others):
             begin = time.monotonic()

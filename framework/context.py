@@ -53,6 +53,20 @@ class FeatureContext:
         """Makes the trajectory core's output known to the targets."""
         self._summary = summary
 
+    def target(self, name: str) -> Array:
+        """A target that has been computed [T, B, ...].
+
+        Raises:
+          UserError: where it has not, as while the trajectory core's features are computed.
+        """
+        if name not in self.targets:
+            known = ", ".join(self.targets) or "none"
+            raise UserError(
+                f"the target '{name}' is not known yet (known are: {known}): features of targets are for the lifetime "
+                "core, which runs after all of them"
+            )
+        return self.targets[name]
+
     def compute(self, feature: Callable[[FeatureContext], Array]) -> Array:
         """The value of a feature; equal features are computed once."""
         if feature not in self._values:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from framework.interfaces import MetaObjective, Number, Optimizer, Regularizer
 from framework.registry import component
+from framework.types import Array
 
 
 @component("discoveries")
@@ -72,3 +74,7 @@ class Discovery:
     def kept_updates(self) -> int:
         """Agent updates of the window that are made again, with the newer rule (N - S)."""
         return self.inner_updates - self.new_updates
+
+    def begins_next_window(self, index: int | Array) -> Any:
+        """Whether the next window begins after the update of this index in the present one: its S-th."""
+        return index == self.new_updates - 1

@@ -120,7 +120,7 @@ class Experiment:
         """Everything inconsistent between the parts of the experiment."""
         held_out = () if self.held_out is None else self.held_out.groups
         groups = dict.fromkeys((*self.groups, *held_out))
-        of_groups = [problem for group in groups for problem in group.problems(self.rule)]
+        of_groups = [problem for group in groups for problem in group.problems(self.rule, trial=group in held_out)]
         return [*self.rule.problems(), *of_groups, *self._own_problems()]
 
     def _own_problems(self) -> Iterator[Problem]:

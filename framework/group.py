@@ -27,7 +27,7 @@ class Group:
       epochs: passes over an update's batch.
       minibatches: parts a pass splits the batch's trajectories into.
       lifetime: how long they live, without end by default; the first ones live a random share of it, so that they are
-        not all born anew at once (chosen).
+        not all born anew at once, and the bandit counts what they reached like any other life's (chosen).
       bandit: chooses the hyperparameters of newborn agents; by default they are those of the configuration.
       chunk: agents of one device computed at once, to bound memory; all by default.
     """
@@ -59,10 +59,16 @@ class Group:
         for owner in (rule, self.agent):
             yield from (part for part in parts(owner) if isinstance(part, Hyperparameter))
 
-    def problems(self, rule: UpdateRule) -> list[Problem]:
-        """Everything inconsistent between the parts of the group, and between it and the rule."""
+    def problems(self, rule: UpdateRule, *, trial: bool = False) -> list[Problem]:
+        """Everything inconsistent between the parts of the group, and between it and the rule.
+
+        Args:
+          rule: how the agents learn.
+          trial: whether the agents show what a rule is worth: with neither lifetime nor bandit, whatever is bound.
+        """
         spec = self.suite.environment(self.suite.tasks()[0]).spec
-        return [*self.agent.problems(rule), *self.agent.problems_with(spec), *self._own_problems(rule)]
+        found = [*self.agent.problems(rule), *self.agent.problems_with(spec), *self._own_problems(rule)]
+        return found if trial else [*found, *self._problems_of_lives(rule)]
 
     def _own_problems(self, rule: UpdateRule) -> Iterator[Problem]:
         tasks = tuple(self.suite.tasks())
@@ -74,11 +80,6 @@ class Group:
                 message = f"the tasks {tasks[0]} and {task} are different environments: give each a group of its own"
                 yield Problem(self, "suite", message)
                 break
-        if self.lifetime is None and self.agents < len(tasks):
-            message = (
-                f"{self.agents} agents never learn on all {len(tasks)} tasks: give each task one, or bind 'lifetime'"
-            )
-            yield Problem(self, "agents", message)
         batch = self.replay.batch(self.num_environments)
         if batch % self.minibatches:
             message = f"a batch of {batch} trajectories cannot be split into {self.minibatches}"
@@ -87,15 +88,6 @@ class Group:
         for number in self._numbers(rule):
             if values.setdefault(number.name, number) != number:
                 yield Problem(number, "value", f"the hyperparameter '{number.name}' has two initial values")
-        if self.bandit is not None:
-            for name in self.bandit.arms():
-                if name not in values:
-                    known = ", ".join(values) or "none"
-                    message = f"no part of the agent or the rule reads the hyperparameter '{name}' (there are: {known})"
-                    yield Problem(self.bandit, None, message)
-            if self.lifetime is None:
-                message = "the bandit learns from lifetimes that end, and these do not: bind 'lifetime'"
-                yield Problem(self, "lifetime", message)
         if 0 < self.replay.capacity < self.num_environments:
             message = f"{self.replay.capacity} trajectories are fewer than the {self.num_environments} of one unroll"
             yield Problem(self.replay, "capacity", message)
@@ -105,3 +97,21 @@ class Group:
                 f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"
             )
             yield Problem(self.replay, "fresh", message)
+
+    def _problems_of_lives(self, rule: UpdateRule) -> Iterator[Problem]:
+        tasks = tuple(self.suite.tasks())
+        if self.lifetime is None and self.agents < len(tasks):
+            message = (
+                f"{self.agents} agents never learn on all {len(tasks)} tasks: give each task one, or bind 'lifetime'"
+            )
+            yield Problem(self, "agents", message)
+        if self.bandit is not None:
+            carried = self.hyperparameters(rule)
+            for name in self.bandit.arms():
+                if name not in carried:
+                    known = ", ".join(carried) or "none"
+                    message = f"no part of the agent or the rule reads the hyperparameter '{name}' (there are: {known})"
+                    yield Problem(self.bandit, None, message)
+            if self.lifetime is None:
+                message = "the bandit learns from lifetimes that end, and these do not: bind 'lifetime'"
+                yield Problem(self, "lifetime", message)

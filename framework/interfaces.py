@@ -170,12 +170,10 @@ class LossTerm(Protocol):
     Attributes:
       head: the head it moves.
       cost: its weight in the sum.
-      every_action: whether it needs the action-conditional heads at actions that were not taken.
     """
 
     head: str
     cost: Any
-    every_action: bool
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
         """The loss of each step [T, B], for the head that the term's field ``head`` names."""
@@ -201,7 +199,10 @@ class Optimizer(Protocol):
 
 @runtime_checkable
 class TransposableOptimizer(Optimizer, Protocol):
-    """An optimizer that can say how meta-gradients flow back through its update, from a few saved numbers."""
+    """An optimizer that can say how meta-gradients flow back through its update, from a few saved numbers.
+
+    Its changes depend on gradients alone: one that reads the parameters, as weight decay does, is an `Optimizer`.
+    """
 
     def linearize(
         self, gradient: Params, state: PyTree, params: Params, learning_rate: float | Array
@@ -313,7 +314,7 @@ class Replay(Protocol):
 class Weights(Protocol):
     """Where the rule's meta-parameters come from."""
 
-    def __call__(self, initial: Params, meta_network: Any) -> Params:
+    def __call__(self, initial: Params) -> Params:
         """The meta-parameters, shaped as ``initial``."""
 
 

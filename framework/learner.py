@@ -146,11 +146,9 @@ class Learner:
         """Weighted mean over steps of the loss terms [], and the mean of each term {name: []}."""
         trajectory, hyperparameters = given
         steps = trajectory.action.shape[0]
-        outputs, every_action = self._unroll(params, trajectory, trajectory.action), None
-        if any(term.every_action for term in self.rule.loss):
-            every_action = {k: v[:steps] for k, v in self._unroll(params, trajectory).items()}
+        outputs = self._unroll(params, trajectory, trajectory.action)
         taken = {name: output[:steps] for name, output in outputs.items()}
-        inputs = LossInputs.of_steps(trajectory, outputs=taken, targets=targets, every_action=every_action)
+        inputs = LossInputs.of_steps(trajectory, outputs=taken, targets=targets)
         weight = inputs.weight
         normalizer = 1.0 / jnp.maximum(weight.sum(), 1.0)
         terms = self.rule.loss_terms_per_step(inputs, hyperparameters)

@@ -15,6 +15,7 @@ from framework.inner_loop import InnerLoop, regularization
 from framework.keys import Role
 from framework.lifecycle import Lifecycle
 from framework.statistics import mean_of, merged
+from framework.transforms import weighted_mean
 from framework.trees import clip_factor, global_norm, largest_element, select
 from framework.types import (
     AgentState,
@@ -82,8 +83,7 @@ class MetaStep:
 
     def _at_stride(self, index: Array, state: LearnerState, otherwise: LearnerState) -> LearnerState:
         """The state, if it is the one after the window's first S updates."""
-        here = index == self.discovery.new_updates - 1
-        return select(here, state, otherwise)
+        return select(self.discovery.begins_next_window(index), state, otherwise)
 
     def _update_keys(self, root: Array, first: Array, count: int) -> Array:
         """Keys of the minibatches of successive updates [count]."""
@@ -184,8 +184,7 @@ class MetaStep:
         seen = validation.observation, validation.last, validation.carry
         outputs = self.lifecycle.network.unroll(params, *seen, validation.action)
         per_step, numbers = self.discovery.objective(objective, validation, outputs[POLICY])
-        weight = validation.weight
-        judged = (per_step * weight).sum() / jnp.maximum(1.0, weight.sum())
+        judged = weighted_mean(per_step, validation.weight)
         on_validation = self._on_validation(outputs, validation)
         loss = judged + on_validation + of_updates
         return loss, {f"objective/{name}": value for name, value in numbers.items()} | {

@@ -122,7 +122,7 @@ class Trainer:
         """
         root = keys.root_key(self.experiment.seed)
         initial = jax.jit(self.initial_meta_params)(keys.role_key(root, Role.META_PARAMS))
-        meta_params = self.experiment.weights(initial, self.experiment.rule.meta_network)
+        meta_params = self.experiment.weights(initial)
         meta_params = jax.tree.map(jnp.asarray, meta_params)
         init = compiled(self.init_with, out_shardings=self.placement)
         if worlds is None:

@@ -74,3 +74,8 @@ def at_action(x: Array, action: Array) -> Array:
     """The entry of each step's action: [T, B, A, ...] and [T, B] to [T, B, ...]."""
     index = action.reshape(action.shape + (1,) * (x.ndim - action.ndim))
     return jnp.take_along_axis(x, index, axis=action.ndim).squeeze(action.ndim)
+
+
+def weighted_mean(x: Array, weight: Array) -> Array:
+    """Mean over all steps that carry weight [] (0 where none does)."""
+    return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)

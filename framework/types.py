@@ -128,14 +128,12 @@ class LossInputs(struct.PyTreeNode):
     Attributes:
       outputs: {head: [T, B, ...]} of the parameters being moved; action-conditional heads at the action taken.
       targets: {target: [T, B, ...]}, computed once before the update.
-      every_action: {head: [T, B, A, ...]} for terms that set ``every_action``; else ``None``.
       behaviour: logits of the policy that acted [T, B, A].
       action, reward, discount, last, weight: as in `Trajectory` [T, B].
     """
 
     outputs: Outputs
     targets: dict[str, Array]
-    every_action: Outputs | None
     behaviour: Array
     action: Array
     reward: Array
@@ -150,13 +148,11 @@ class LossInputs(struct.PyTreeNode):
         *,
         outputs: Outputs,
         targets: dict[str, Array],
-        every_action: Outputs | None,
     ) -> LossInputs:
         """Outputs and targets beside what was done and what came of it."""
         return cls(
             outputs=outputs,
             targets=targets,
-            every_action=every_action,
             behaviour=steps.behaviour,
             action=steps.action,
             reward=steps.reward,

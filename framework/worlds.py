@@ -141,7 +141,7 @@ class HostGroup:
         batches, means_of_updates = [], []
         for index in range(discovery.new_updates):
             agents, (batch, means) = yield from self._update(meta_params, agents, root, counter + index)
-            if index + discovery.kept_updates + 1 == discovery.new_updates:
+            if discovery.begins_next_window(index + discovery.kept_updates):
                 next_start = agents.learner
             batches.append(batch)
             means_of_updates.append(means)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -116,8 +116,6 @@ class CountsEverything:
 class MovesAnotherHead(loss_terms.Entropy):
     """Says that it moves the policy, and moves y as well."""
 
-    every_action: ClassVar[bool] = False
-
     def __call__(self, inputs: LossInputs, head: Any) -> Array:
         return super().__call__(inputs, head) + inputs.outputs["y"].sum(-1)
 
@@ -128,6 +126,23 @@ class IgnoresTheRate(optimizers.SGD):
 
     def update(self, gradient: Params, state: PyTree, params: Params, learning_rate: Any) -> tuple[Params, PyTree]:
         return super().update(gradient, state, params, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decays(optimizers.Adam):
+    """Adam with decoupled weight decay that still declares Adam's way back."""
+
+    def update(self, gradient: Params, state: Any, params: Params, learning_rate: Any) -> tuple[Params, Any]:
+        change, state = super().update(gradient, state, params, learning_rate)
+        return jax.tree.map(lambda c, p: c - 1e-4 * learning_rate * p, change, params), state
+
+
+@dataclasses.dataclass(frozen=True)
+class Faster(optimizers.SGD):
+    """Moves twice as far, and says nothing of it on the way back."""
+
+    def update(self, gradient: Params, state: PyTree, params: Params, learning_rate: Any) -> tuple[Params, PyTree]:
+        return super().update(gradient, state, params, 2.0 * learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +163,8 @@ WRONG: list[tuple[Callable[[Any], None], Any, str]] = [
     (testing_rules.check_normalizer, CountsEverything(), "weight 0 changes the carry"),
     (testing_rules.check_loss_term, MovesAnotherHead(), "it moves the heads"),
     (testing.check_optimizer, IgnoresTheRate(1.0), "not in proportion to the learning rate"),
+    (testing.check_optimizer, Decays(1.0), "its changes depend on the parameters"),
+    (testing.check_optimizer, Faster(1.0), "'transpose' is not the derivative of 'update'"),
     (testing.check_replay, EmptySlots(), "what was never inserted"),
 ]
 
@@ -156,6 +173,13 @@ WRONG: list[tuple[Callable[[Any], None], Any, str]] = [
 def test_what_does_not_conform_is_found_out(check: Callable[[Any], None], component: Any, reason: str) -> None:
     with pytest.raises(AssertionError, match=reason):
         check(component)
+
+
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_limited_optimizers_conform(limit: float | None) -> None:
+    """With limits that some of the numbers meet, too."""
+    testing.check_optimizer(optimizers.Adam(1.0, max_update=limit, max_gradient_norm=limit))
+    testing.check_optimizer(optimizers.SGD(1.0, max_gradient_norm=limit))
 
 
 def mutating(inputs: dict[str, Array]) -> Array:

@@ -33,7 +33,7 @@ class ConfigLeaf:
     y: int = 0
     label: str = "leaf"
 
-    def __call__(self, initial: Any, meta_network: Any) -> Any:
+    def __call__(self, initial: Any) -> Any:
         return initial
 
 
@@ -46,7 +46,7 @@ class ConfigTree:
     right: Weights | None = None
     more: tuple[Weights, ...] = ()
 
-    def __call__(self, initial: Any, meta_network: Any) -> Any:
+    def __call__(self, initial: Any) -> Any:
         return initial
 
 
@@ -323,7 +323,7 @@ def test_own_modules_can_be_imported(folder: Path) -> None:
     (folder / "config_test_own.py").write_text(
         "import dataclasses\nfrom framework.registry import component\n"
         "@component('weights')\n@dataclasses.dataclass(frozen=True)\nclass ConfigOwn:\n    size: int = 2\n"
-        "    def __call__(self, initial, meta_network):\n        return initial\n"
+        "    def __call__(self, initial):\n        return initial\n"
     )
     loaded = load_text("import config_test_own\nConfigRoot.tree = @ConfigOwn()\nConfigOwn.size = 4")
     assert loaded.experiment.tree.size == 4

@@ -449,7 +449,7 @@ def test_operations_are_counted() -> None:
 
 
 def test_cost_counts_every_step_and_epoch_and_reads_no_weights() -> None:
-    def unread(initial: Params, meta_network: object) -> Params:
+    def unread(initial: Params) -> Params:
         raise AssertionError("the weights were read")
 
     small = ("TORSO_SIZES = (8,)", "NUM_ENVIRONMENTS = 4", "TRAJECTORY_LENGTH = 3", "EPOCHS = 3", "MINIBATCHES = 2")

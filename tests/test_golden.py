@@ -189,7 +189,6 @@ def losses(rule: UpdateRule, outputs: Outputs, inputs: RuleInputs, targets: dict
     loss_inputs = LossInputs(
         outputs=taken,
         targets=targets,
-        every_action=None,
         behaviour=inputs.behaviour,
         action=inputs.action,
         reward=inputs.reward,
@@ -451,7 +450,6 @@ def part_inputs(golden: Golden, **targets: Array) -> LossInputs:
     return LossInputs(
         outputs={"logits": golden["logits"][:-1]},
         targets=targets,
-        every_action=None,
         behaviour=golden["behaviour_logits"][:-1],
         action=golden["actions"][:-1],
         reward=golden["rewards"],

@@ -97,7 +97,7 @@ def test_targets_and_loss_are_those_of_the_paper() -> None:
     np.testing.assert_allclose(found["y_hat"], y_hat, atol=1e-5)
 
     steps = {name: output[:-1] for name, output in inputs.outputs.items()}
-    seen = LossInputs.of_steps(inputs, outputs=steps, targets=found, every_action=None)
+    seen = LossInputs.of_steps(inputs, outputs=steps, targets=found)
     terms = rule.loss_terms_per_step(seen, inputs.hyperparameters)
     policy, y, aim = softmax(np.asarray(steps["logits"])), softmax(np.asarray(steps["y"])), softmax(y_hat)
     taken = np.take_along_axis(policy, np.asarray(inputs.action)[..., None], -1)[..., 0]
@@ -209,7 +209,7 @@ def test_learned_ppo_weights_begin_as_ppo() -> None:
 
     def loss(rule: UpdateRule, params: Params) -> dict[str, Array]:
         targets, _ = rule.targets(params, inputs, rule.initial_carry())
-        seen = LossInputs.of_steps(inputs, outputs=steps, targets=targets, every_action=None)
+        seen = LossInputs.of_steps(inputs, outputs=steps, targets=targets)
         return rule.loss_terms_per_step(seen, {})
 
     found = loss(learned, meta_params)

@@ -29,7 +29,7 @@ class TypoFile:
         if self.path == "explode":
             raise KeyError("explosive")
 
-    def __call__(self, initial: Any, meta_network: Any) -> Any:
+    def __call__(self, initial: Any) -> Any:
         return initial
 
 
@@ -39,7 +39,7 @@ class TypoMix:
     first: Weights
     others: tuple[Weights, ...] = ()
 
-    def __call__(self, initial: Any, meta_network: Any) -> Any:
+    def __call__(self, initial: Any) -> Any:
         return initial
 
 

@@ -13,7 +13,6 @@ MODULE = '''
 """What a user wrote beside their gin file."""
 
 import dataclasses
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -38,7 +37,6 @@ class SquaredLogits:
     head: str = "logits"
     cost: float = 1e-3
     power: int = 2
-    every_action: ClassVar[bool] = False
 
     def __call__(self, inputs, head):
         return (jnp.abs(inputs.outputs[self.head]) ** self.power).sum(-1)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from running import SMALL_DISCOVERY, command, intervals, process_environment, result_of
+from running import SMALL_DISCOVERY, command, intervals, points_of, process_environment, result_of
 
 from framework.checkpoint import restore_newest
 from framework.errors import UserError
@@ -25,6 +25,22 @@ from framework.types import Array, Params
 
 STEPS = 20
 ONE_BY_ONE = "--gin.Group.chunk=1"
+HELD_OUT = tuple(
+    f"--gin_bindings={binding}"
+    for binding in (
+        "Experiment.held_out = @HeldOut()",
+        "HeldOut.groups = [@unseen/Group()]",
+        "HeldOut.updates = 2",
+        f"HeldOut.interval = {STEPS}",
+        "unseen/Group.agents = 2",
+        "unseen/Group.suite = @unseen/Gridworlds()",
+        "unseen/Group.agent = @grid/Agent()",
+        "unseen/Gridworlds.levels = [@square/Gridworld()]",
+        "square/Gridworld.name = 'square'",
+        "square/Gridworld.max_steps = 2",
+    )
+)
+"""Two agents are measured, whatever number of devices the discovery is on."""
 
 
 class Runs:
@@ -93,15 +109,20 @@ def test_a_meta_step_does_not_depend_on_the_number_of_devices(runs: Runs) -> Non
         assert four[same] == two[same]
 
 
+def test_held_out_agents_are_on_devices_of_their_own(runs: Runs) -> None:
+    last = points_of(runs.made(4, ONE_BY_ONE, *HELD_OUT))[-1]
+    assert np.isfinite(last["held_out/square"])
+
+
 @pytest.mark.parametrize(("steps", "relative"), [(1, 1e-6), (STEPS, 1e-4)])
 @pytest.mark.parametrize(
-    ("devices", "words"), [(1, ()), pytest.param(4, (ONE_BY_ONE,), marks=pytest.mark.slow)], ids=["one", "four"]
+    ("devices", "words"), [(1, ()), pytest.param(2, (ONE_BY_ONE,), marks=pytest.mark.slow)], ids=["one", "two"]
 )
 def test_other_devices_find_the_same_but_for_rounding(
     runs: Runs, shapes: Params, devices: int, words: tuple[str, ...], steps: int, relative: float
 ) -> None:
     """A program for one device, or for agents at once, sums up in another order."""
-    folders = runs.made(devices, *words), runs.made(2, ONE_BY_ONE)
+    folders = runs.made(devices, *words), runs.made(4, ONE_BY_ONE, *HELD_OUT)
     one, other = (meta_params(folder, shapes, steps) for folder in folders)
     for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(x, y, rtol=relative, atol=relative * np.abs(y).max())

@@ -130,6 +130,36 @@ def test_failed_discovery_says_what_to_do(
     assert f"To begin anew, remove {tmp_path / 'discovery'}." in capsys.readouterr().err
 
 
+CATCH = {"discovery": "disco_catch", "evaluation": "evaluate_disco_catch", "hand_made": ()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"hand_made": ("ppo_catch",)}, "'PPO' cannot learn on grid_5x5: .*index"),
+        (
+            {"of_hand_made": ("NUM_ENVIRONMENTS = 8",)},
+            "after 320 environment steps and one of 'PPO' after 160: give both",
+        ),
+        ({"of_evaluation": ("TRAJECTORY_LSTM_SIZE = 5",)}, "evaluate_lpg_small is another one than that of lpg_small"),
+        ({"gin_files": ("scale/tiny.gin",)}, "6 agents cannot try 9 choices on 4 tasks"),
+        (CATCH, "every task of 'discovered rule' is one of the discovery: give it tasks to be tried on"),
+        ({"discovery": "ppo_small"}, "ppo_small discovers nothing"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, dict) else None,
+)
+def test_what_does_not_fit_is_refused_before_the_discovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], reason: str
+) -> None:
+    def never(words: list[str]) -> int:
+        pytest.fail(f"the discovery began: {words}")
+
+    monkeypatch.setattr(cli, "main", never)
+    with pytest.raises(UserError, match=reason):
+        Quickstart(tmp_path, **changed).main()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_discovered_rule_is_worth_it(tmp_path: Path, seed: int) -> None:

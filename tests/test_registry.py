@@ -22,7 +22,7 @@ class RegistryWeights:
     tags: tuple[str, ...] = dataclasses.field(default_factory=tuple)
     note: str = dataclasses.field(default="", metadata={"identity": False})
 
-    def __call__(self, initial: Any, meta_network: Any) -> Any:
+    def __call__(self, initial: Any) -> Any:
         return initial
 
 

@@ -159,7 +159,6 @@ def term_inputs(seed: int, *, on_policy: bool) -> LossInputs:
     return LossInputs(
         outputs={"logits": logits},
         targets={"advantage": examples.random_normal(rng, *found.reward.shape)},
-        every_action=None,
         behaviour=found.behaviour,
         action=found.action,
         reward=found.reward,

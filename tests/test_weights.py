@@ -15,9 +15,7 @@ from running import SMALL_DISCO, intervals, result_of, run
 
 from components import weights
 from components.weights import DISCO103, Published, PublishedFile, WeightsError
-from framework.meta_network import MetaNetwork
 
-NETWORK = MetaNetwork(targets=())
 FROM_RUN = "--gin.Experiment.weights=@weights.FromRun()"
 
 
@@ -143,7 +141,7 @@ def test_nothing_is_unpickled(nowhere: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RULESPACE_WEIGHTS", str(nowhere))
     monkeypatch.setattr(weights, "PUBLISHED", {"disco103": published(content, kernel="w")})
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        Published()({"kernel": np.zeros(1)}, NETWORK)
+        Published()({"kernel": np.zeros(1)})
 
 
 def test_unknown_name() -> None:

@@ -179,7 +179,7 @@ class OfTarget:
     target: str
 
     def __call__(self, context: FeatureContext) -> Array:
-        return context.targets[self.target]
+        return context.target(self.target)
 
 
 @component("features")
@@ -198,4 +198,4 @@ class EmbeddedTarget:
     sizes: tuple[int, ...] = (16, 1)
 
     def __call__(self, context: FeatureContext) -> Array:
-        return embedding(context, self.head, self.sizes)(context.targets[self.target])
+        return embedding(context, self.head, self.sizes)(context.target(self.target))

@@ -28,10 +28,12 @@ class Measurement:
 
         An agent without a complete episode by then does not count; without any such agent there is no number.
         """
+        # These agents may be spread over other devices than those that the state is on.
+        meta_params, root = jax.device_get(state.meta_params), jax.device_get(state.root_key)
         numbers: dict[str, float] = {}
         for index, trials in enumerate(self._trials):
-            key = jax.random.fold_in(keys.role_key(state.root_key, Role.HELD_OUT), index)
-            curves = trials.curves(state.meta_params, jax.random.key_data(key))
+            key = jax.random.fold_in(keys.role_key(root, Role.HELD_OUT), index)
+            curves = trials.curves(meta_params, jax.random.key_data(key))
             late = curves.late_returns()
             for task in dict.fromkeys(curves.tasks):
                 of_task = late[[name == task for name in curves.tasks]]

@@ -24,8 +24,7 @@ import numpy as np
 
 from framework import registry
 from framework.environment import Batched
-from framework.interfaces import Environment, HostEnvironment, Optimizer, Replay, Suite, Weights
-from framework.meta_network import MetaNetwork
+from framework.interfaces import Environment, HostEnvironment, Optimizer, Replay, Suite, TransposableOptimizer, Weights
 from framework.testing import examples
 from framework.testing.discovery import check_bandit, check_lifetime, check_meta_objective, check_regularizer
 from framework.testing.examples import EXAMPLE, Sizes
@@ -53,7 +52,7 @@ from framework.testing.rules import (
     check_target,
     check_value_estimator,
 )
-from framework.types import Array, PyTree, TimeStep
+from framework.types import Array, Params, PyTree, TimeStep
 
 
 def registered(*packages: str) -> list[tuple[str, type]]:
@@ -99,6 +98,41 @@ def check_optimizer(optimizer: Optimizer) -> None:
     nothing = jax.tree.map(jnp.zeros_like, params)
     check_function(optimizer.update, nothing, state, params, rate)
     expect(optimizer.update({}, optimizer.init({}), {}, rate)[0] == {}, "it fails where there are no parameters")
+    if isinstance(optimizer, TransposableOptimizer):
+        check_transpose(optimizer)
+
+
+def check_transpose(optimizer: TransposableOptimizer) -> None:
+    """What an optimizer says of meta-gradients through its updates is their derivative, and none of it is in params."""
+    shapes = {"matrix": (3, 2), "vector": (4,)}
+
+    def example(seed: int) -> Params:
+        keyed = zip(shapes, jax.random.split(jax.random.key(seed)), strict=True)
+        return {name: jax.random.normal(key, shapes[name]) for name, key in keyed}
+
+    params, rate = example(0), jnp.asarray(1.0)
+    gradients, cotangents = [example(seed) for seed in (1, 2, 3)], [example(seed) for seed in (4, 5, 6)]
+
+    def changes(gradients: list[Params], params: Params) -> list[Params]:
+        state, found = optimizer.init(params), []
+        for gradient in gradients:
+            change, state = optimizer.update(gradient, state, params, rate)
+            found.append(change)
+        return found
+
+    expected, pull_back = jax.vjp(changes, gradients, params)
+    of_gradients, of_params = pull_back(cotangents)
+    message = "its changes depend on the parameters, of which 'transpose' says nothing: declare only 'update'"
+    expect(not any(np.any(leaf) for leaf in jax.tree.leaves(of_params)), message)
+    state, residuals = optimizer.init(params), []
+    for gradient, change in zip(gradients, expected, strict=True):
+        found, state, residual = optimizer.linearize(gradient, state, params, rate)
+        expect_close(found, change, "'linearize' changes the parameters otherwise than 'update'")
+        residuals.append(residual)
+    of_state = optimizer.zero_cotangent(params)
+    for number in reversed(range(len(gradients))):
+        found, of_state = optimizer.transpose(residuals[number], cotangents[number], of_state, rate)
+        expect_close(found, of_gradients[number], "'transpose' is not the derivative of 'update'")
 
 
 def check_suite(suite: Suite) -> None:
@@ -187,7 +221,7 @@ def check_weights(weights: Weights) -> None:
     """Weights have the form of the initial ones, or say in one line why they cannot."""
     initial = {EXAMPLE: jnp.zeros(3)}
     try:
-        found = weights(initial, MetaNetwork(targets=()))
+        found = weights(initial)
     except Exception as refusal:
         expect(bool(str(refusal)) and "\n" not in str(refusal), f"it refuses without a reason: {refusal!r}")
     else:

@@ -171,9 +171,8 @@ def check_loss_term(term: LossTerm) -> None:
         return loss(inputs.replace(outputs=outputs)).sum()
 
     gradient = jax.grad(total)(inputs.outputs)
-    if not term.every_action:
-        moved = [name for name, leaf in gradient.items() if np.any(leaf)]
-        expect(moved == [term.head], f"it moves the heads {moved}, and says '{term.head}'")
+    moved = [name for name, leaf in gradient.items() if np.any(leaf)]
+    expect(moved == [term.head], f"it moves the heads {moved}, and says '{term.head}'")
     check_finite_difference(total, inputs.outputs, gradient)
 
 
@@ -182,7 +181,7 @@ def loss_inputs(world: World) -> LossInputs:
     inputs, heads = world.inputs, world.heads
     every = {name: output[: world.sizes.steps] for name, output in inputs.outputs.items()}
     taken = {k: at_action(x, inputs.action) if heads[k].action_conditional else x for k, x in every.items()}
-    return LossInputs.of_steps(inputs, outputs=taken, targets=world.targets, every_action=every)
+    return LossInputs.of_steps(inputs, outputs=taken, targets=world.targets)
 
 
 def check_number(number: Number) -> None:
