@@ -1,4 +1,4 @@
-"""Optimizers of agents: from gradients to changes of the parameters."""
+"""Optimizers of agents, rules and value functions: from gradients to changes of the parameters."""
 
 from __future__ import annotations
 
@@ -71,8 +71,11 @@ class Adam:
     max_gradient_norm: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_update", "max_gradient_norm"):
+        for name in ("learning_rate", "eps", "max_update", "max_gradient_norm"):
             _check_positive(name, getattr(self, name))
+        for name in ("b1", "b2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
     def init(self, params: Params) -> PyTree:
         zeros = zeros_of(params)

@@ -105,6 +105,10 @@ class Group:
                 f"{self.agents} agents never learn on all {len(tasks)} tasks: give each task one, or bind 'lifetime'"
             )
             yield Problem(self, "agents", message)
+        for part in parts(rule) if self.lifetime is None else ():
+            if getattr(part, "reads_progress", False):
+                message = f"{type(part).__name__} reads how much of a life is over, and these lives do not end"
+                yield Problem(self, "lifetime", f"{message}: bind 'lifetime'")
         if self.bandit is not None:
             carried = self.hyperparameters(rule)
             for name in self.bandit.arms():

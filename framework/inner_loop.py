@@ -70,11 +70,11 @@ class InnerLoop:
         params, regularization = updates(self, meta_params, start, experience)
         return params, regularization / experience.count
 
-    def aim(
+    def compute_targets(
         self, meta_params: Params, state: LearnerState, trajectory: Any
     ) -> tuple[dict[str, Array], RuleCarry, Array]:
         """An update's targets, the rule's new carry, and the regularizers' weighted sum []."""
-        targets, rule_carry, inputs = self.learner.aim(meta_params, state, trajectory)
+        targets, rule_carry, inputs = self.learner.compute_targets(meta_params, state, trajectory)
         return targets, rule_carry, self._regularization(inputs, targets)
 
     def _regularization(self, inputs: RuleInputs, targets: dict[str, Array]) -> Array:
@@ -116,8 +116,8 @@ def _generic_updates(
 
     def update(carry: tuple[LearnerState, Array], given: Experience) -> tuple[tuple[LearnerState, Array], None]:
         state, total = carry
-        targets, rule_carry, term = loop.aim(meta_params, state, given.trajectories)
-        after, _ = loop.learner.descend(state, given.trajectories, (targets, rule_carry), given.keys)
+        targets, rule_carry, term = loop.compute_targets(meta_params, state, given.trajectories)
+        after, _ = loop.learner.descend(state, given.trajectories, targets, rule_carry, given.keys)
         return (_selected(given.valid, after, state), total + _selected(given.valid, term, 0.0)), None
 
     (end, total), _ = jax.lax.scan(jax.checkpoint(update), (start, jnp.zeros(())), experience)
@@ -139,7 +139,7 @@ def _forward(loop: InnerLoop, meta_params: Params, start: LearnerState, experien
     def update(carry: tuple[LearnerState, Array], given: Experience) -> tuple[Any, Any]:
         state, total = carry
         trajectory, rate = given.trajectories, learner.learning_rate(state)
-        targets, rule_carry, term = loop.aim(meta_params, state, trajectory)
+        targets, rule_carry, term = loop.compute_targets(meta_params, state, trajectory)
         gradient, _ = mixed_mode_gradient(learner.loss, state.params, targets, (trajectory, state.hyperparameters))
         change, opt_state, residual = learner.optimizer.linearize(gradient, state.opt_state, state.params, rate)  # type: ignore[attr-defined]
         after = learner.moved(state, jax.tree.map(jnp.add, state.params, change), opt_state, rule_carry)
@@ -168,11 +168,13 @@ def _backward(loop: InnerLoop, residuals: Any, cotangents: tuple[Params, Array])
             target_params = _selected(step.valid, before, target_params)
             state = state.replace(target_params=target_params)
 
-        def aim(meta_params: Params, params: Params, target_params: Params, rule_carry: RuleCarry) -> Any:
+        def compute_targets(meta_params: Params, params: Params, target_params: Params, rule_carry: RuleCarry) -> Any:
             moved = state.replace(params=params, target_params=target_params, rule_carry=rule_carry)
-            return loop.aim(meta_params, moved, trajectory)
+            return loop.compute_targets(meta_params, moved, trajectory)
 
-        (targets, _, _), pull_back = jax.vjp(aim, meta_params, state.params, state.target_params, state.rule_carry)
+        (targets, _, _), pull_back = jax.vjp(
+            compute_targets, meta_params, state.params, state.target_params, state.rule_carry
+        )
         gradient_bar, opt_before = optimizer.transpose(residual, params_bar, opt_bar, learner.learning_rate(state))
         of_loss, targets_bar = gradient_product(
             learner.loss, state.params, targets, (trajectory, state.hyperparameters), gradient_bar

@@ -130,7 +130,7 @@ class Learner:
     def _unroll(self, params: Params, trajectory: Trajectory, action: Array | None = None) -> Outputs:
         return self.network.unroll(params, trajectory.observation, trajectory.last, trajectory.carry, action)
 
-    def aim(
+    def compute_targets(
         self, meta_params: Params, state: LearnerState, trajectory: Trajectory
     ) -> tuple[dict[str, Array], RuleCarry, RuleInputs]:
         """The targets of an update, the rule's new carry, and the inputs that both were computed from.
@@ -156,20 +156,20 @@ class Learner:
         return sum(means.values(), start=jnp.zeros(())), means
 
     def descend(
-        self, state: LearnerState, trajectory: Trajectory, aim: tuple[dict[str, Array], RuleCarry], key: Array
+        self, state: LearnerState, trajectory: Trajectory, targets: dict[str, Array], rule_carry: RuleCarry, key: Array
     ) -> tuple[LearnerState, dict[str, Array]]:
         """Moves the parameters towards the targets.
 
         Args:
           state: the learner's state before the update.
           trajectory: what to learn from [T, B].
-          aim: targets and the rule's new carry.
+          targets: what to move to, of the whole batch.
+          rule_carry: the rule's new carry.
           key: decides how epochs are split into minibatches.
 
         Returns:
           The new state, and numbers to log {group/name: []}.
         """
-        targets, rule_carry = aim
 
         def step(carry: tuple[Params, PyTree], part: tuple[Trajectory, dict[str, Array]]) -> tuple:
             params, opt_state = carry
@@ -201,9 +201,9 @@ class Learner:
     def update(
         self, meta_params: Params, state: LearnerState, trajectory: Trajectory, key: Array
     ) -> tuple[LearnerState, dict[str, Array]]:
-        """One agent update: targets once, then the gradient of the loss towards them; see `aim` and `descend`."""
-        targets, rule_carry, _ = self.aim(meta_params, state, trajectory)
-        return self.descend(state, trajectory, (targets, rule_carry), key)
+        """One agent update: the targets once, then the gradient of the loss towards them."""
+        targets, rule_carry, _ = self.compute_targets(meta_params, state, trajectory)
+        return self.descend(state, trajectory, targets, rule_carry, key)
 
     def moved(self, state: LearnerState, params: Params, opt_state: PyTree, rule_carry: RuleCarry) -> LearnerState:
         """The state after an update that led to the given parameters."""

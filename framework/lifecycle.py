@@ -291,9 +291,9 @@ class Lifecycle:
         replay, learner = self.group.replay, self.learner
         memory = replay.insert(agent.replay, fresh)
         batch = replay.sample(memory, keys.step_key(root, counter, Role.REPLAY), fresh)
-        targets, rule_carry, inputs = learner.aim(meta_params, agent.learner, batch)
+        targets, rule_carry, inputs = learner.compute_targets(meta_params, agent.learner, batch)
         minibatch_key = keys.step_key(root, counter, Role.MINIBATCHES)
-        state, numbers = learner.descend(agent.learner, batch, (targets, rule_carry), minibatch_key)
+        state, numbers = learner.descend(agent.learner, batch, targets, rule_carry, minibatch_key)
         objective = agent.objective
         if self.discovery is not None:
             objective, more = self.discovery.objective.observe(objective, batch, inputs.outputs[POLICY])

@@ -82,7 +82,7 @@ class Population:
 
         return jax.vmap(place, (None, 0, 0, 0))(bandit, self.roots(root), jnp.arange(self.count), births)
 
-    def births(self, root: Array, counter: Array, places: Place, shown: TimeStep | None = None) -> AgentState:
+    def newborn(self, root: Array, counter: Array, places: Place, shown: TimeStep | None = None) -> AgentState:
         """Newborn agents in all places [P]; ``shown`` is what environments on the host show first [P, E, ...]."""
 
         def birth(counter: Array, agent_root: Array, place: Place, shown: TimeStep | None) -> AgentState:
@@ -97,7 +97,7 @@ class Population:
             bandit = self.lifecycle.group.bandit.init(len(self.lifecycle.tasks))
         nobody, zero = jnp.zeros(self.count, jnp.int32), jnp.zeros((), jnp.int32)
         staggered = self.lifecycle.group.lifetime is not None
-        agents = self.births(root, zero, self.places(root, zero, nobody, bandit, staggered=staggered), shown)
+        agents = self.newborn(root, zero, self.places(root, zero, nobody, bandit, staggered=staggered), shown)
         discovery = self.lifecycle.discovery
         if discovery is not None and discovery.separate_optimizers:
             one = discovery.optimizer.init(meta_params)
@@ -168,7 +168,7 @@ class Population:
 
         def reborn(agents: AgentState) -> AgentState:
             places = self.places(root, counter, life.births + 1, bandit, staggered=False)
-            newborn = self.births(root, counter, places, shown).replace(meta_optimizer=agents.meta_optimizer)
+            newborn = self.newborn(root, counter, places, shown).replace(meta_optimizer=agents.meta_optimizer)
             return select(over, newborn, agents)
 
         return jax.lax.cond(over.any(), reborn, lambda agents: agents, group.agents), bandit

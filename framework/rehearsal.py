@@ -33,7 +33,7 @@ def rehearsal(lifecycle: Lifecycle, meta_params: Params, key: Array) -> dict[str
         return means
     meta_step = MetaStep(lifecycle)
     batch = zeros_of(lifecycle.example_batch)
-    of_updates = meta_step.inner_loop.aim(meta_params, agent.learner, batch)[2]
+    of_updates = meta_step.inner_loop.compute_targets(meta_params, agent.learner, batch)[2]
     validation = zeros_of(lifecycle.example(lifecycle.validation_length))
     _, numbers = meta_step.judge(agent.learner.params, validation, agent.objective, of_updates)
     return means | {name: mean_of(number) for name, number in numbers.items()} | of_gradient(zero, zero, jnp.ones(()))

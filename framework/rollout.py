@@ -24,24 +24,6 @@ def actor_at(network: Network, env_state: PyTree, time_step: TimeStep) -> ActorS
     return ActorState(env_state=env_state, time_step=time_step, carry=carry, statistics=initial_statistics(size))
 
 
-def choose(network: Network, params: Params, actor: ActorState, key: Array) -> tuple[Array, Array, PyTree]:
-    """Sampled actions [E], the logits they were drawn from [E, A], and the torso's new carry."""
-    logits, carry = network.policy(params, actor.time_step.observation, actor.carry)
-    return jax.random.categorical(key, logits), logits, carry
-
-
-def shown(
-    network: Network, actor: ActorState, carry: PyTree, env_state: PyTree, time_step: TimeStep, dummy: Array | None
-) -> ActorState:
-    """The actor after its environments have shown a new time step."""
-    return ActorState(
-        env_state=env_state,
-        time_step=time_step,
-        carry=network.cleared(carry, time_step.last),
-        statistics=count_step(actor.statistics, time_step.reward, time_step.last, dummy),
-    )
-
-
 def act(
     network: Network, environments: Batched, task: PyTree, params: Params, actor: ActorState, key: Array
 ) -> tuple[ActorState, tuple[Array, Array]]:
@@ -51,9 +33,16 @@ def act(
       The actor after the step, the actions [E] and the logits they were drawn from [E, A].
     """
     act_key, env_key = jax.random.split(key)
-    action, logits, carry = choose(network, params, actor, act_key)
+    logits, carry = network.policy(params, actor.time_step.observation, actor.carry)
+    action = jax.random.categorical(act_key, logits)
     env_state, time_step = environments.step(env_key, task, actor.env_state, action)
-    return shown(network, actor, carry, env_state, time_step, None), (action, logits)
+    after = ActorState(
+        env_state=env_state,
+        time_step=time_step,
+        carry=network.cleared(carry, time_step.last),
+        statistics=count_step(actor.statistics, time_step.reward, time_step.last),
+    )
+    return after, (action, logits)
 
 
 def unroll(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +20,3 @@ class EnvironmentSpec:
     num_actions: int
     observation_dtype: str = "float32"
     num_states: int | None = None
-
-    @property
-    def observation_size(self) -> int:
-        return math.prod(self.observation_shape)

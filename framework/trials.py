@@ -130,9 +130,10 @@ class Trials:
         lifecycle = population.lifecycle
         nobody, zero = jnp.zeros(population.count, jnp.int32), jnp.zeros((), jnp.int32)
         places = population.places(root, zero, nobody, (), staggered=False).replace(task_index=task_index)
-        agents = population.births(root, zero, places)
+        agents = population.newborn(root, zero, places)
         own = agents.learner.hyperparameters | hyperparameters
-        agents = agents.replace(learner=agents.learner.replace(hyperparameters=own))
+        per_update = jnp.full(population.count, 1.0 / self.updates, jnp.float32)
+        agents = agents.replace(learner=agents.learner.replace(hyperparameters=own, progress_per_update=per_update))
 
         def live(meta_params: Params, agent: AgentState, agent_root: Array) -> PyTree:
             def update(agent: AgentState, counter: Array) -> tuple[AgentState, tuple[Array, Array]]:

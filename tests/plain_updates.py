@@ -18,7 +18,7 @@ def plain_update(
 ) -> tuple[LearnerState, Array]:
     """One update written out with `jax.grad`, for jax to differentiate; and what the loop's regularizers say of it."""
     of = loop.learner
-    targets, rule_carry, term = loop.aim(meta_params, state, trajectory)
+    targets, rule_carry, term = loop.compute_targets(meta_params, state, trajectory)
     batch = trajectory.action.shape[1]
     columns = jnp.arange(batch)[None]
     if not of.single_step:

@@ -535,6 +535,11 @@ def refusal(name: str, *bindings: str) -> str:
             "the bandit learns from lifetimes that end, and these do not: bind 'lifetime'",
         ),
         (
+            "evaluate_lpg_small",
+            ["PREDICTION_FEATURES = [@features.Progress()]"],
+            "Progress reads how much of a life is over, and these lives do not end: bind 'lifetime'",
+        ),
+        (
             "lpg_small",
             ["pi_hat/TargetMagnitude.target = 'pi_hut'"],
             "there is no target 'pi_hut'. Did you mean 'pi_hat'?",

@@ -236,7 +236,7 @@ def test_the_cases_are_what_they_are_called() -> None:
 def first_residual(case: Case, meta_params: Params, state: LearnerState, experience: Experience) -> Any:
     """What the optimizer keeps of the first update."""
     of, trajectory = case.learner, jax.tree.map(lambda x: x[0], experience.trajectories)
-    targets, _, _ = of.aim(meta_params, state, trajectory)
+    targets, _, _ = of.compute_targets(meta_params, state, trajectory)
     gradient = jax.grad(lambda p: of.loss(p, targets, (trajectory, state.hyperparameters))[0])(state.params)
     return of.optimizer.linearize(gradient, state.opt_state, state.params, of.learning_rate(state))[2]
 

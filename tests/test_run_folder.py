@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from framework.runs import curves
-from framework.runs.curves import draw_comparison, draw_learning_curve
+from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder
 from framework.runs.storage import RunFolderError, strict_json, write_atomically
 
@@ -235,7 +235,7 @@ def test_pictures_of_little(tmp_path: Path) -> None:
     gaps: Any = [(50, 100, math.nan), (100, 200, None), (150, 300, 0.5)]
     draw_learning_curve(tmp_path / "empty.png", {"catch": []}, title="")
     draw_learning_curve(tmp_path / "point.png", {"catch": gaps}, title="")
-    draw_comparison(tmp_path / "flat.png", {"a": [(1, 1, 0.0), (2, 2, 0.0)], "b": [(1, 1, 0.0)]}, title="")
+    draw_learning_curve(tmp_path / "flat.png", {"a": [(1, 1, 0.0), (2, 2, 0.0)], "b": [(1, 1, 0.0)]}, title="")
     blue = curves._colors(1)[0]
     assert not has_color(read_picture(tmp_path / "empty.png"), blue)
     assert has_color(read_picture(tmp_path / "point.png"), blue)

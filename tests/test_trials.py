@@ -10,13 +10,16 @@ import jax
 import numpy as np
 import pytest
 
+from components.meta_networks import features
 from framework import keys
 from framework.config import load
+from framework.context import FeatureContext
 from framework.experiment import Experiment, HeldOut
 from framework.keys import Role
 from framework.runs.held_out import Measurement
 from framework.train import Trainer
 from framework.trials import Curves, Trials
+from framework.types import Array
 
 UPDATES = 6
 SIZES = ("NUM_ENVIRONMENTS = 4", "TRAJECTORY_LENGTH = 25")
@@ -69,6 +72,30 @@ def test_rules_with_other_parameters_share_a_program() -> None:
     assert of_lpg._program._cache_size() == 1
     np.testing.assert_array_equal(found[0][:, 0], found[1][:, 0])
     assert np.any(found[0] != found[1])
+
+
+SEEN: list[float] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchedProgress(features.Progress):
+    """Writes down what it sees."""
+
+    def __call__(self, context: FeatureContext) -> Array:
+        jax.debug.callback(lambda progress: SEEN.append(float(progress)), context.inputs.progress)
+        return super().__call__(context)
+
+
+def test_a_trial_is_a_life() -> None:
+    """A rule that reads how much of a life is over is told how much of the trial is."""
+    of_lpg = trials("lpg_small", 1, "TRAJECTORY_LSTM_SIZE = 4", "PREDICTION_CATEGORIES = 3")
+    network = dataclasses.replace(of_lpg.rule.meta_network, features=(features.Reward(), WatchedProgress()))
+    watched = dataclasses.replace(of_lpg, rule=dataclasses.replace(of_lpg.rule, meta_network=network))
+    experiment = load("lpg_small", bindings=SIZES, root=Experiment).experiment
+    meta_params = Trainer(dataclasses.replace(experiment, rule=watched.rule)).initial_meta_params(jax.random.key(0))
+    SEEN.clear()
+    watched.curves(meta_params, ROOT)
+    assert sorted({round(progress * UPDATES, 4) for progress in SEEN}) == list(range(UPDATES))
 
 
 def test_held_out_tasks_are_measured_in_the_same_worlds_again_and_again() -> None:

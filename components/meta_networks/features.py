@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,20 @@ class Scalar:
     def __call__(self, context: FeatureContext) -> Array:
         value = jnp.asarray(resolve(self.value, context.inputs.hyperparameters), jnp.float32)
         return jnp.broadcast_to(value, (*context.inputs.action.shape, 1))
+
+
+@component("features")
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How much of the agent's life is over, from 0 to 1: the same at each step.
+
+    Source: Jackson et al., 2024 (temporally-aware LPG).
+    """
+
+    reads_progress: ClassVar[bool] = True
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return jnp.broadcast_to(context.inputs.progress, (*context.inputs.action.shape, 1))
 
 
 def _of_steps(context: FeatureContext, x: Array, *, next_step: bool) -> Array:

@@ -32,17 +32,19 @@ def draw_learning_curve(path: Path, returns: Mapping[str, Sequence[Point]], *, t
       RunFolderError: when the disk refuses.
     """
     lines = {task: _known((step, value) for step, _, value in points) for task, points in returns.items()}
-    _draw(path, lines, title=title, unit="step")
+    # The object API: pyplot would keep every figure in a global list and may look for a display.
+    from matplotlib.figure import Figure
 
-
-def draw_comparison(path: Path, runs: Mapping[str, Sequence[Point]], *, title: str) -> None:
-    """Draws several runs' mean episode return over environment steps, which mean the same for every rule, to a PNG.
-
-    Raises:
-      RunFolderError: when the disk refuses.
-    """
-    lines = {label: _known((env_steps, value) for _, env_steps, value in points) for label, points in runs.items()}
-    _draw(path, lines, title=title, unit="environment steps")
+    drawn = {label: points for label, points in lines.items() if points}
+    height = max(3.3, _LABEL_HEIGHT * len(drawn))
+    figure = Figure(figsize=(8.0, height + _MARGINS), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    _style(axes, title=title, unit="step", value="mean episode return")
+    if drawn:
+        _draw_lines(axes, drawn, dict(zip(drawn, _colors(len(drawn)), strict=True)), height=height)
+    else:
+        axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=_INK, fontsize=12)
+    _save(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +94,6 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str], *, height: 
             x, low, high = zip(*bands, strict=True)
             axes.fill_between(x, low, high, color=colors[label], alpha=0.18, linewidth=0.0)
     _draw_lines(axes, {label: points for label, points in lines.items() if points}, colors, height=height)
-
-
-def _draw(path: Path, lines: Mapping[str, Line], *, title: str, unit: str) -> None:
-    # The object API: pyplot would keep every figure in a global list and may look for a display.
-    from matplotlib.figure import Figure
-
-    drawn = {label: points for label, points in lines.items() if points}
-    height = max(3.3, _LABEL_HEIGHT * len(drawn))
-    figure = Figure(figsize=(8.0, height + _MARGINS), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    _style(axes, title=title, unit=unit, value="mean episode return")
-    if drawn:
-        _draw_lines(axes, drawn, dict(zip(drawn, _colors(len(drawn)), strict=True)), height=height)
-    else:
-        axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=_INK, fontsize=12)
-    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
