@@ -383,7 +383,7 @@ def test_loss_of_disco103() -> None:
 
 def test_loss_of_ppo() -> None:
     assert description("ppo_catch").rule.loss.formula == (
-        "-1 min(rho advantage, clip(rho, 1 -+ 0.2) advantage) + 0.5 * 1/2 (v - v_hat)^2 - 0.01 H(logits)"
+        "-1 min(rho advantage, clip(rho, 1 -+ 0.2) advantage) + 0.5 * 1/2 (v - v_hat)^2 - 0.04 H(logits)"
     )
 
 
@@ -552,7 +552,7 @@ def test_text_says_where_bindings_come_from(folder: Path, capsys: pytest.Capture
 def test_text_of_a_static_rule(capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, "ppo_catch").splitlines()
     assert "Meta-network  static: no parameters" in lines
-    assert "  - 0.01 H(logits)" in lines
+    assert "  - 0.04 H(logits)" in lines
     assert not [line for line in lines if line.startswith("Features")]
 
 

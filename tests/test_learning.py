@@ -57,7 +57,7 @@ def test_hand_made_rules_learn(tmp_path: Path, config: str) -> None:
 @pytest.mark.parametrize("seed", SEEDS[1:])
 @pytest.mark.parametrize("config", HAND_MADE)
 def test_hand_made_rules_learn_with_other_seeds(tmp_path: Path, config: str, seed: int) -> None:
-    assert final_return(tmp_path / "run", config, f"--gin.SEED={seed}") >= LEARNED
+    assert final_return(tmp_path / "run", config, f"--gin.SEED={seed}") >= 0.9
 
 
 @pytest.mark.usefixtures("disco103_weights", "optimized")
