@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 from absl import flags
 
 from components import everything
-from framework import config
+from framework import config, registry
 from framework.config import ConfigError, Loaded, Mistake
+from framework.configuration import kind_of
 from framework.errors import UserError
 from framework.experiment import Experiment
+from framework.interfaces import COMPOSITE_KINDS
 from framework.train import Trainer
 
 __all__ = ["everything", "load_config", "load_experiment", "tracing"]
@@ -53,5 +56,12 @@ def tracing(name: str) -> Iterator[None]:
     except UserError as error:
         raise ConfigError([Mistake(name, 0, str(error))]) from error
     except Exception as error:
-        reason = f"an update cannot be traced: {type(error).__name__}: {error} (--debug shows where)"
+        reason = f"an update cannot be traced{_within(error)}: {type(error).__name__}: {error} (--debug shows where)"
         raise ConfigError([Mistake(name, 0, reason)]) from error
+
+
+def _within(error: Exception) -> str:
+    """The components that an error came through, the innermost last, as an addition to a sentence."""
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    parts = [registry.selector_of(type(owner)) for owner in owners if kind_of(owner) not in ("", *COMPOSITE_KINDS)]
+    return f" in {' > '.join(dict.fromkeys(map(str, parts)))}" if parts else ""

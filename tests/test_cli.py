@@ -107,6 +107,15 @@ def test_shipped_configs_are_without_mistakes(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.splitlines() == [f"{name}: ok" for name in names]
 
 
+def test_what_cannot_be_traced_is_told_with_the_components_it_came_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = "include 'experiments/disco_catch.gin'\nloss_terms.Value.target = 'pi_hat'\n"
+    (tmp_path / "mine.gin").write_text(wrong)
+    assert cli.main(["check", str(tmp_path / "mine.gin")]) == 1
+    assert "an update cannot be traced in loss_terms.Value > heads.CategoricalActionValue: " in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not SHIPPED, reason="no shipped configs")
 def test_diff_of_a_config_with_itself_is_empty(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["diff", SHIPPED[0].stem, str(SHIPPED[0])]) == 0
