@@ -162,16 +162,21 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
 
     yield from _number_problems(rule, targets)
 
-    read = {POLICY}
+    read, read_targets = {POLICY}, set()
     if POLICY not in heads:
         yield Problem(rule, "heads", f"no head is called '{POLICY}', which the agent acts by: add @heads.Policy()")
     for part in parts(rule):
         read.update(name for field in ("head", "policy") if (name := _named(part, field)) is not None)
+        read_targets.add(_named(part, "target"))
         yield from problems_of_reading(rule, part)
     for name, head in heads.items():
         if name not in read:
             message = f"nothing reads the head '{name}': add a loss term or a feature, or leave it out"
             yield Problem(head, "name", message)
+    for name, target in targets.items():
+        if name not in read_targets:
+            message = f"nothing reads the target '{name}': add a loss term or a feature, or leave it out"
+            yield Problem(target, "name", message)
 
     estimator = rule.value_estimator
     if estimator is not None and not isinstance(heads.get(estimator.head), ValueHead | None):

@@ -241,6 +241,7 @@ def test_rules_say_what_is_inconsistent() -> None:
     assert any("no target 'pi_hatt'. Did you mean 'pi_hat'?" in message for message in messages)
     assert any("no head 'w'" in message for message in messages)
     assert any("nothing reads the head 'v'" in message for message in messages)
+    assert any("nothing reads the target 'z_hat'" in message for message in messages)
     assert any("reads the target network, and the rule has none" in message for message in messages)
     assert disco.problems() == []
 
