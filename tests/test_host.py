@@ -372,11 +372,12 @@ def environment_of_scripts() -> dict[str, str]:
 
 
 SCRIPT = """
-import time
+import signal, time
 import numpy as np
 from framework.host import HostPool
 from test_host import Counter, Faulty
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell has it ignored in what it runs in the background.
 pool = HostPool([Counter(), {environment}], [(1,), (2,)], 2)
 print(*pool.worker_ids, flush=True)
 pool.reset()
