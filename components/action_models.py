@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framework.layers import MLP, Linear, LSTMGates, lstm_step
+from framework.layers import MLP, Linear, LSTMGates, check_sizes, lstm_step
 from framework.registry import component
 from framework.types import Array
 
@@ -24,6 +24,10 @@ class ActionLSTM(nn.Module):
 
     size: int = 128
     head_sizes: tuple[int, ...] = (128,)
+
+    def __post_init__(self) -> None:
+        check_sizes((self.size, *self.head_sizes))
+        super().__post_init__()
 
     @nn.compact
     def __call__(

@@ -55,7 +55,7 @@ class RecurrentMLP(nn.Module):
     memory: int = 128
 
     def __post_init__(self) -> None:
-        check_sizes(self.sizes)
+        check_sizes((*self.sizes, self.memory))
         super().__post_init__()
 
     @nn.compact

@@ -179,7 +179,8 @@ class FromRun:
         if runs:
             names = ", ".join(run.name for run in runs)
             raise WeightsError(f"{self.path} holds several runs: let weights.FromRun.path name one of them ({names})")
-        raise WeightsError(f"there are no checkpoints in {self.path}: weights.FromRun.path must name a run folder")
+        missing = "there are no checkpoints in" if self.path.is_dir() else "there is no folder"
+        raise WeightsError(f"{missing} {self.path}: weights.FromRun.path must name the folder of a run")
 
 
 def cache_folder() -> Path:

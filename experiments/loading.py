@@ -26,7 +26,12 @@ def load_config(name: str, options: flags.FlagValues) -> Loaded:
     Raises:
       ConfigError: all mistakes of the config.
     """
-    return config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
+    try:
+        return config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
+    except ConfigError:
+        raise
+    except UserError as error:  # Of a component that was asked what it is, such as an environment's spaces.
+        raise ConfigError([Mistake(name, 0, str(error))]) from error
 
 
 def load_experiment(name: str, options: flags.FlagValues) -> Loaded:

@@ -35,6 +35,8 @@ def define_flags(options: flags.FlagValues) -> None:
 
 def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     """Runs the experiment of a config; exit status 0 when it finished, 130 when it was stopped and saved."""
+    if options.workdir == "":
+        raise flags.IllegalFlagValueError("--workdir names no folder: name one, or leave it out")
     loaded = load_experiment(arguments[0], options)
     experiment = loaded.experiment
     default = Path("runs") / loaded.name / f"{loaded.config_hash}-s{experiment.seed}"
@@ -101,7 +103,7 @@ def _refuse_fewer_steps(folder: RunFolder, experiment: Experiment) -> None:
     if reached > experiment.steps:
         raise UserError(
             f"{folder.path} holds a run of {reached:,} steps, more than the {experiment.steps:,} asked for: "
-            "choose another folder with --workdir"
+            f"choose another folder with --workdir, or --gin.STEPS={reached}"
         )
 
 

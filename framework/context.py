@@ -96,7 +96,10 @@ class FeatureContext:
         value = None if self.estimates is None else getattr(self.estimates, field)
         if value is None:
             source = "normalizer" if field.startswith("normalized") else "value_estimator"
-            raise UserError(f"the rule has no {field.replace('_', ' ')}: its {source} does not provide them")
+            raise UserError(
+                f"something reads the {field.replace('_', ' ')}, which the rule's {source} does not provide: bind "
+                f"UpdateRule.{source}, or one that does"
+            )
         return value
 
     def steps(self, x: Array) -> Array:

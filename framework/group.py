@@ -82,8 +82,8 @@ class Group:
                 break
         batch = self.replay.batch(self.num_environments)
         if batch % self.minibatches:
-            message = f"a batch of {batch} trajectories cannot be split into {self.minibatches}"
-            yield Problem(self, "minibatches", message)
+            message = f"a batch of {batch} trajectories cannot be split into {self.minibatches} minibatches"
+            yield Problem(self, "minibatches", f"{message}: choose a divisor of {batch}")
         values: dict[str, Hyperparameter] = {}
         for number in self._numbers(rule):
             if values.setdefault(number.name, number) != number:

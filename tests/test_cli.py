@@ -54,6 +54,7 @@ def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         (["check", "a", "--gin_fil=b"], "Did you mean: gin_file"),
         (["check", "a", "--gin.SEED"], "'--gin.SEED' sets nothing: write --gin.NAME=VALUE"),
         (["list", "--format=yaml"], "format"),
+        (["run", "ppo_catch", "--workdir="], "--workdir names no folder: name one, or leave it out"),
     ],
 )
 def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +106,19 @@ def test_shipped_configs_are_without_mistakes(capsys: pytest.CaptureFixture[str]
     names = [path.stem for path in SHIPPED]
     assert cli.main(["check", *names]) == 0, capsys.readouterr().err
     assert capsys.readouterr().out.splitlines() == [f"{name}: ok" for name in names]
+
+
+def test_one_config_does_not_end_the_check_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.gin").write_text("include 'experiments/ppo_gymnasium.gin'\nENVIRONMENT_ID = 'Pendulum-v1'\n")
+    (tmp_path / "other.gin").write_text("include 'experiments/a2c_catch.gin'\nTRAJECTORY_LENGHT = 3\n")
+    assert cli.main(["check", str(tmp_path / "mine.gin"), str(tmp_path / "other.gin"), "ppo_catch"]) == 1
+    captured = capsys.readouterr()
+    first, second, count = captured.err.splitlines()
+    assert "mine.gin: " in first
+    assert "Pendulum-v1" in first
+    assert "other.gin:2: macro 'TRAJECTORY_LENGHT' is never used" in second
+    assert count == "2 mistakes"
+    assert captured.out == "ppo_catch: ok\n"
 
 
 def test_what_cannot_be_traced_is_told_with_the_components_it_came_through(

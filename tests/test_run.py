@@ -247,7 +247,10 @@ def test_logging_does_not_change_the_state(longer: Path, tmp_path: Path) -> None
             "holds another experiment (groups[Group].suite.columns: 3 != 4): choose another folder with --workdir, or",
         ),
         ("SEED=1", "holds a run with seed 0, not 1: choose another folder with --workdir, or that seed to continue it"),
-        ("STEPS=10", "holds a run of 18 steps, more than the 10 asked for: choose another folder with --workdir"),
+        (
+            "STEPS=10",
+            "holds a run of 18 steps, more than the 10 asked for: choose another folder with --workdir, or --gin.STEPS",
+        ),
     ],
 )
 def test_what_cannot_go_on_is_refused(

@@ -221,7 +221,7 @@ def test_run_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for name in ("empty", "several/a", "several/b"):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
     for name, sentence in (
-        ("nowhere", f"there are no checkpoints in {tmp_path / 'nowhere'}: weights.FromRun.path must name a run folder"),
+        ("nowhere", f"there is no folder {tmp_path / 'nowhere'}: weights.FromRun.path must name the folder of a run"),
         (
             "several",
             f"{tmp_path / 'several'} holds several runs: let weights.FromRun.path name one of them (a, b)",

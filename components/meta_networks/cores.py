@@ -32,6 +32,10 @@ class ReverseLSTM(nn.Module):
 
     size: int = 256
 
+    def __post_init__(self) -> None:
+        check_sizes((self.size,))
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, features: Array, last: Array) -> Array:
         lstm = LSTM(self.size, reverse=True, name="lstm")
@@ -48,6 +52,10 @@ class ReverseGRU(nn.Module):
     """
 
     size: int = 256
+
+    def __post_init__(self) -> None:
+        check_sizes((self.size,))
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, features: Array, last: Array) -> Array:
@@ -142,6 +150,10 @@ class MetaRNN(nn.Module):
     size: int = 128
     embedding_size: int = 16
 
+    def __post_init__(self) -> None:
+        check_sizes((self.size, self.embedding_size))
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, features: Array, weight: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         hidden, cell = carry
@@ -167,6 +179,10 @@ class MetaGRU(nn.Module):
 
     size: int = 128
     embedding_size: int = 16
+
+    def __post_init__(self) -> None:
+        check_sizes((self.size, self.embedding_size))
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, features: Array, weight: Array, carry: Array) -> Array:

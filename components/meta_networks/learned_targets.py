@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from framework.context import FeatureContext
 from framework.interfaces import ActionFeature
-from framework.layers import ActionEquivariantBlock, Linear
+from framework.layers import ActionEquivariantBlock, Linear, check_sizes
 from framework.numbers import Range
 from framework.registry import component
 from framework.types import Array
@@ -76,6 +76,9 @@ class LearnedEmbedding:
     name: str = "embedding"
     size: int = 1
     learned: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_sizes((self.size,))
 
     def __call__(self, context: FeatureContext) -> Array:
         return Linear(self.size, name=self.name, stddev=HEAD_STDDEV)(context.summarized)

@@ -92,7 +92,7 @@ def advance(
             progress.update(
                 step,
                 env_steps=env_steps,
-                episode_return=means["episode/return"],
+                episode_return=known(means["episode/return"]),
                 meta_gradient_norm=means.get("meta/gradient_norm"),
                 env_steps_per_second=speed,
             )
@@ -100,9 +100,16 @@ def advance(
         if step % settings.checkpoint_interval == 0:
             save()
             saved = step
+            if logged[0] == step:
+                logged = (step, time.monotonic())  # Saving tells nothing of the speed.
     if saved != step:
         save()
     return Reached(state, step, time.monotonic() - begin)
+
+
+def known(number: float) -> float | None:
+    """A number that there may be none of, as where no episode ended."""
+    return number if math.isfinite(number) else None
 
 
 def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) -> None:
