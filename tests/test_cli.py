@@ -124,8 +124,11 @@ def test_one_config_does_not_end_the_check_of_others(tmp_path: Path, capsys: pyt
 def test_what_cannot_be_traced_is_told_with_the_components_it_came_through(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = "include 'experiments/disco_catch.gin'\nloss_terms.Value.target = 'pi_hat'\n"
-    (tmp_path / "mine.gin").write_text(wrong)
+    (tmp_path / "mine.gin").write_text(
+        "include 'experiments/disco_catch.gin'\n"
+        "Q_LOSS = [@loss_terms.Value(), @wrong/loss_terms.Value()]\n"
+        "wrong/loss_terms.Value.target = 'pi_hat'\n"
+    )
     assert cli.main(["check", str(tmp_path / "mine.gin")]) == 1
     assert "an update cannot be traced in loss_terms.Value > heads.CategoricalActionValue: " in capsys.readouterr().err
 
