@@ -15,7 +15,6 @@ from framework import keys
 from framework.aggregates import Interval, interquartile_mean, paired_bootstrap, stratified_bootstrap
 from framework.errors import UserError
 from framework.group import Group
-from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.trials import Curves, Trials
 from framework.types import Array, Params
@@ -113,8 +112,6 @@ class Comparison:
         for group in contender.groups:
             for problem in group.problems(contender.rule, trial=True):
                 raise UserError(f"'{contender.name}' cannot learn on {group.suite.tasks()[0]}: {problem.message}")
-            if isinstance(group.suite.environment(group.suite.tasks()[0]), HostEnvironment):
-                raise UserError(f"{group.suite.tasks()[0]} is outside the device: compare on suites that are on it")
             carried = group.hyperparameters(contender.rule)
             if unread := sorted(contender.arms.keys() - carried.keys()):
                 raise UserError(f"there is a choice of {unread[0]}, which no part of '{contender.name}' reads")

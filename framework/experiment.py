@@ -8,7 +8,7 @@ from typing import Any
 
 from framework.discovery import Discovery
 from framework.group import Group
-from framework.interfaces import HostEnvironment, Weights
+from framework.interfaces import Weights
 from framework.registry import Problem, component
 from framework.update_rule import UpdateRule, parts, problems_of_reading
 
@@ -150,9 +150,6 @@ class Experiment:
                 if group.agents < len(tasks):
                     message = f"{group.agents} agents cannot measure {len(tasks)} tasks: give each task one"
                     yield Problem(group, "agents", message)
-                if isinstance(group.suite.environment(group.suite.tasks()[0]), HostEnvironment):
-                    message = "held-out agents learn on the device, and this suite's environments are outside it"
-                    yield Problem(group, "suite", message)
             if self.held_out.interval % self.logging.interval:
                 message = f"a measurement ({self.held_out.interval} steps) must fall on a logged point"
                 yield Problem(self.held_out, "interval", f"{message} ({self.logging.interval} steps)")

@@ -67,8 +67,8 @@ class Group:
           trial: whether the agents show what a rule is worth: with neither lifetime nor bandit, whatever is bound.
         """
         spec = self.suite.environment(self.suite.tasks()[0]).spec
-        found = [*self.agent.problems(rule), *self.agent.problems_with(spec), *self._own_problems(rule)]
-        return found if trial else [*found, *self._problems_of_lives(rule)]
+        more = self._problems_of_a_trial() if trial else self._problems_of_lives(rule)
+        return [*self.agent.problems(rule), *self.agent.problems_with(spec), *self._own_problems(rule), *more]
 
     def _own_problems(self, rule: UpdateRule) -> Iterator[Problem]:
         tasks = tuple(self.suite.tasks())
@@ -97,6 +97,11 @@ class Group:
                 f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"
             )
             yield Problem(self.replay, "fresh", message)
+
+    def _problems_of_a_trial(self) -> Iterator[Problem]:
+        if isinstance(self.suite.environment(self.suite.tasks()[0]), HostEnvironment):
+            message = "held-out agents learn on the device, and this suite's environments are outside it"
+            yield Problem(self, "suite", message)
 
     def _problems_of_lives(self, rule: UpdateRule) -> Iterator[Problem]:
         tasks = tuple(self.suite.tasks())
