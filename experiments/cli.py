@@ -120,18 +120,16 @@ def _dispatch(words: list[str]) -> int:
         raise UsageError(f"unknown command '{name}'.{guess}")
     verb = offered[name]
     if {"--help", "-h"}.intersection(rest):
-        print(f"usage: rulespace {name} {verb.usage}\n\n{verb.summary}\n\n{_CONFIG_HELP}")
+        own = _flags_help(_own_flags(verb, flags.FlagValues()))
+        print(f"usage: rulespace {name} {verb.usage}\n\n{verb.summary}\n{own}\n{_CONFIG_HELP}")
         return OK
     words_of_verb = rewrite_bindings(rest)
-    module = importlib.import_module(verb.module)
-    options = _flags()
-    if hasattr(module, "define_flags"):
-        module.define_flags(options)
+    options = _own_flags(verb, _flags())
     _, *arguments = options([f"rulespace {name}", *words_of_verb])
     if not verb.least <= len(arguments) <= verb.most:
         what = "is missing an argument" if len(arguments) < verb.least else f"does not take '{arguments[verb.most]}'"
         raise UsageError(f"{name} {what}: rulespace {name} {verb.usage}")
-    status: int = module.main(arguments, options)
+    status: int = importlib.import_module(verb.module).main(arguments, options)
     return status
 
 
@@ -142,6 +140,22 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_multi_string("gin_bindings", [], "One more binding, 'X = V'.", flag_values=options)
     flags.DEFINE_bool("debug", False, "Show tracebacks.", flag_values=options)
     return options
+
+
+def _own_flags(verb: Verb, options: flags.FlagValues) -> flags.FlagValues:
+    """The flags, with those that a verb adds."""
+    module = importlib.import_module(verb.module)
+    if hasattr(module, "define_flags"):
+        module.define_flags(options)
+    return options
+
+
+def _flags_help(options: flags.FlagValues) -> str:
+    """A line for each flag, in the order of their names."""
+    own = {name: options[name] for name in sorted(options)}
+    shown = {f"--{name}" + ("" if flag.boolean else f"={name.upper()}"): flag for name, flag in own.items()}
+    width = max(map(len, shown), default=0)
+    return "".join(f"  {name:<{width}}  {flag.help}\n" for name, flag in shown.items())
 
 
 def _help(offered: dict[str, Verb]) -> str:

@@ -159,7 +159,8 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         evaluated = final_return(trainer, reached.state) if finished else None
         files = worlds.files() if worlds else None
     result = outcome(folder, name, config_hash, trainer, status="finished" if finished else "interrupted")
-    draw_learning_curve(folder.learning_curve, result["returns"], title=name)
+    unit = "update" if experiment.discovery is None else "meta-step"
+    draw_learning_curve(folder.learning_curve, result["returns"], title=name, unit=unit)
     return result | {
         "steps": reached.step,
         "env_steps": trainer.env_steps(reached.step, reached.state),

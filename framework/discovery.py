@@ -75,6 +75,10 @@ class Discovery:
         """Agent updates of the window that are made again, with the newer rule (N - S)."""
         return self.inner_updates - self.new_updates
 
+    def regularizers_on(self, what: str) -> tuple[Regularizer, ...]:
+        """Those measured on ``updates`` or on ``validation``."""
+        return tuple(regularizer for regularizer in self.regularizers if regularizer.on == what)
+
     def begins_next_window(self, index: int | Array) -> Any:
         """Whether the next window begins after the update of this index in the present one: its S-th."""
         return index == self.new_updates - 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,20 +17,16 @@ import jax.numpy as jnp
 
 from framework.interfaces import Regularizer, TransposableOptimizer
 from framework.learner import Learner, gradient_product, mixed_mode_gradient
-from framework.transforms import at_action
+from framework.regularization import regularization, seen_of_update
 from framework.trees import select, zeros_of
 from framework.types import (
     Array,
     Experience,
     LearnerState,
-    Outputs,
     Params,
     PyTree,
-    RegularizerInputs,
     RuleCarry,
-    RuleInputs,
 )
-from framework.update_rule import UpdateRule
 
 LARGEST_AMPLIFICATION = 10.0
 """Of rounding errors, up to which target parameters are stepped back: Disco103's decay has 0.9^-20 = 8.2."""
@@ -75,33 +70,8 @@ class InnerLoop:
     ) -> tuple[dict[str, Array], RuleCarry, Array]:
         """An update's targets, the rule's new carry, and the regularizers' weighted sum []."""
         targets, rule_carry, inputs = self.learner.compute_targets(meta_params, state, trajectory)
-        return targets, rule_carry, self._regularization(inputs, targets)
-
-    def _regularization(self, inputs: RuleInputs, targets: dict[str, Array]) -> Array:
-        rule, action = self.learner.rule, inputs.action
-        of_targets = inputs.target_outputs
-        seen = RegularizerInputs(
-            outputs=taken(rule, inputs.outputs, action),
-            target_outputs=None if of_targets is None else taken(rule, of_targets, action),
-            targets=targets,
-            action=action,
-            weight=inputs.weight,
-        )
-        return regularization(self.regularizers, seen)
-
-
-def taken(rule: UpdateRule, outputs: Outputs, action: Array) -> Outputs:
-    """Outputs at the steps acted [T, B, ...], action-conditional heads at the action taken."""
-    steps = {name: output[: action.shape[0]] for name, output in outputs.items()}
-    conditional = {head.name for head in rule.heads if head.action_conditional}
-    return {name: at_action(x, action) if name in conditional else x for name, x in steps.items()}
-
-
-def regularization(regularizers: Sequence[Regularizer], inputs: RegularizerInputs) -> Array:
-    """Weighted mean over steps of the regularizers' sum, each with its cost []."""
-    normalizer = 1.0 / jnp.maximum(inputs.weight.sum(), 1.0)
-    terms = [regularizer.cost * (regularizer(inputs) * inputs.weight).sum() for regularizer in regularizers]
-    return sum(terms, start=jnp.zeros(())) * normalizer
+        seen = seen_of_update(self.learner.rule, inputs, targets)
+        return targets, rule_carry, regularization(self.regularizers, seen)
 
 
 def _selected(valid: Array | None, new: PyTree, old: PyTree) -> PyTree:

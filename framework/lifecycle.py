@@ -21,8 +21,10 @@ from framework.group import Group
 from framework.interfaces import Environment, HostEnvironment
 from framework.keys import Role
 from framework.learner import Learner
+from framework.regularization import regularizer_means, seen_of_update
 from framework.rollout import actor_at, initial_actor, unroll
 from framework.statistics import mean_of, with_sums_reset
+from framework.transforms import entropy, weighted_mean
 from framework.trees import zeros_of
 from framework.types import (
     ActorState,
@@ -294,10 +296,13 @@ class Lifecycle:
         targets, rule_carry, inputs = learner.compute_targets(meta_params, agent.learner, batch)
         minibatch_key = keys.step_key(root, counter, Role.MINIBATCHES)
         state, numbers = learner.descend(agent.learner, batch, targets, rule_carry, minibatch_key)
-        objective = agent.objective
+        policy, objective = inputs.outputs[POLICY], agent.objective
+        numbers["policy/entropy"] = weighted_mean(entropy(policy[: inputs.action.shape[0]]), inputs.weight)
         if self.discovery is not None:
-            objective, more = self.discovery.objective.observe(objective, batch, inputs.outputs[POLICY])
-            numbers = numbers | {f"objective/{name}": value for name, value in more.items()}
+            objective, more = self.discovery.objective.observe(objective, batch, policy)
+            numbers |= {f"objective/{name}": value for name, value in more.items()}
+            regularizers = self.discovery.regularizers_on("updates")
+            numbers |= regularizer_means(regularizers, seen_of_update(self.rule, inputs, targets))
         agent, means = self.lived(agent.replace(learner=state, replay=memory, objective=objective), fresh)
         return agent, (batch, {name: mean_of(value) for name, value in numbers.items()} | means)
 

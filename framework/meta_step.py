@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from framework import keys
 from framework.discovery import Discovery
-from framework.inner_loop import InnerLoop, regularization
+from framework.inner_loop import InnerLoop
 from framework.keys import Role
 from framework.lifecycle import Lifecycle
+from framework.regularization import regularization, regularizer_means, seen_of_validation
 from framework.statistics import mean_of, merged
 from framework.transforms import weighted_mean
 from framework.trees import clip_factor, global_norm, largest_element, select
@@ -24,10 +25,8 @@ from framework.types import (
     Experience,
     LearnerState,
     Mean,
-    Outputs,
     Params,
     PyTree,
-    RegularizerInputs,
     Trajectory,
     Window,
 )
@@ -54,7 +53,7 @@ class MetaStep:
     @functools.cached_property
     def inner_loop(self) -> InnerLoop:
         """The window's updates, for the meta-gradient to flow through."""
-        return InnerLoop(self.lifecycle.learner, tuple(r for r in self.discovery.regularizers if r.on == "updates"))
+        return InnerLoop(self.lifecycle.learner, self.discovery.regularizers_on("updates"))
 
     def replay_window(
         self, meta_params: Params, agent: AgentState, root: Array, counter: Array
@@ -183,27 +182,19 @@ class MetaStep:
         """
         seen = validation.observation, validation.last, validation.carry
         outputs = self.lifecycle.network.unroll(params, *seen, validation.action)
-        per_step, numbers = self.discovery.objective(objective, validation, outputs[POLICY])
+        discovery = self.discovery
+        per_step, numbers = discovery.objective(objective, validation, outputs[POLICY])
         judged = weighted_mean(per_step, validation.weight)
-        on_validation = self._on_validation(outputs, validation)
+        regularizers, of_validation = discovery.regularizers_on("validation"), seen_of_validation(outputs, validation)
+        on_validation = regularization(regularizers, of_validation)
         loss = judged + on_validation + of_updates
-        return loss, {f"objective/{name}": value for name, value in numbers.items()} | {
+        numbers = {f"objective/{name}": value for name, value in numbers.items()} | {
             "meta/loss": loss,
             "meta/objective": judged,
             "meta/regularization_on_validation": on_validation,
             "meta/regularization_on_updates": of_updates,
         }
-
-    def _on_validation(self, outputs: Outputs, validation: Trajectory) -> Array:
-        """The regularizers' weighted sum on the validation trajectory []."""
-        seen = RegularizerInputs(
-            outputs={name: output[: validation.action.shape[0]] for name, output in outputs.items()},
-            target_outputs=None,
-            targets={},
-            action=validation.action,
-            weight=validation.weight,
-        )
-        return regularization([r for r in self.discovery.regularizers if r.on == "validation"], seen)
+        return loss, numbers | regularizer_means(regularizers, of_validation)
 
     def __call__(
         self, meta_params: Params, agent: AgentState, root: Array, counter: Array

@@ -42,6 +42,13 @@ def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "--gin.NAME=VALUE" in printed
 
 
+def test_help_of_a_verb_names_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "  --inner_updates=INNER_UPDATES  Agent updates that a meta-gradient reaches through.\n" in printed
+    assert "  --format=FORMAT " in printed
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -23,9 +23,9 @@ from framework import keys
 from framework.config import ConfigError, load
 from framework.errors import UserError
 from framework.experiment import Experiment
-from framework.inner_loop import regularization, taken
 from framework.keys import Role
 from framework.meta_step import MetaStep
+from framework.regularization import regularization, taken
 from framework.runs.loop import _refuse_divergence
 from framework.train import Trainer, measured
 from framework.types import AgentState, Array, GroupStep, Params, PyTree, RegularizerInputs, TrainState
@@ -238,6 +238,37 @@ def test_what_the_window_holds(stride: int) -> None:
 def test_a_window_that_moves_by_its_length_holds_nothing() -> None:
     (*_, state), _ = strided(4)
     assert state.groups[0].agents.window == ()
+
+
+# --- what is told of a meta-step
+
+
+def test_regularizers_are_told_each_by_itself() -> None:
+    """Where all updates of a window are new, their costs times what is told of each add up to what is told of all."""
+    numbers = measured(strided(4)[0][1])
+    for what in ("updates", "validation"):
+        terms = DISCOVERY.regularizers_on(what)
+        told = [numbers[f"regularizers_on_{what}/{term.formula()}"] for term in terms]
+        assert len(set(told)) == len(terms)
+        total = sum(term.cost * mean for term, mean in zip(terms, told, strict=True))
+        assert numbers[f"meta/regularization_on_{what}"] == pytest.approx(total, rel=1e-4)
+
+
+def test_the_entropy_told_is_that_of_the_policy_before_the_update(life: list[Seen]) -> None:
+    seen, trainer = life[2], trainer_of()
+    (lifecycle,), agent = trainer.lifecycles, row(seen.before.groups[0].agents, 0)
+    sharp = jax.tree.map(lambda x: 10.0 * x, agent.learner.params)
+    agent = agent.replace(learner=agent.learner.replace(params=sharp))
+    root, counter = trainer.populations[0].roots(seen.before.root_key)[0], trainer.counter(seen.before)
+    advance = jax.jit(lifecycle.advance, compiler_options=COMPILE_FAST)
+    _, (batch, means) = advance(seen.before.meta_params, agent, root, counter)
+    logits = np.asarray(lifecycle.learner.rule_inputs(agent.learner, batch).outputs["logits"])[:-1]
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    weight = np.asarray(batch.weight)
+    expected = (weight * -(p * np.log(p)).sum(-1)).sum() / weight.sum()
+    told = means["policy/entropy"]
+    assert float(told.total / told.weight) == pytest.approx(expected, rel=1e-4)
+    assert expected < 0.9 * np.log(p.shape[-1])
 
 
 # --- what moves the rule

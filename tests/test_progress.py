@@ -26,10 +26,11 @@ class Terminal(io.StringIO):
 
 def test_figures_in_words() -> None:
     assert Figures(1200, 50000).texts() == ["step 1,200/50,000"]
-    assert Figures(1200, 50000, 76_800, 0.83333, 0.01234, 12345.6, 3723.4).texts() == [
+    assert Figures(1200, 50000, 76_800, 0.83333, 1.0986, 0.01234, 12345.6, 3723.4).texts() == [
         "step 1,200/50,000",
         "76,800 env steps",
         "return 0.8333",
+        "entropy 1.1",
         "meta-gradient 0.012",
         "12,346 steps/s",
         "1:02:03 left",

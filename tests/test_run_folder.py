@@ -217,7 +217,7 @@ def test_learning_curve_shows_a_line_for_each_task(tmp_path: Path) -> None:
     rising = [(step, 320 * step, 1 + step / 100) for step in range(0, 1000, 50)]
     falling = [(step, 320 * step, -value) for step, _, value in rising]
     path = tmp_path / "learning_curve.png"
-    draw_learning_curve(path, {"catch": rising, "maze": falling}, title="ppo")
+    draw_learning_curve(path, {"catch": rising, "maze": falling}, title="ppo", unit="update")
     picture = read_picture(path)
     first, second = curves._colors(2)
     assert has_color(picture, first)
@@ -233,9 +233,11 @@ def test_learning_curve_shows_a_line_for_each_task(tmp_path: Path) -> None:
 
 def test_pictures_of_little(tmp_path: Path) -> None:
     gaps: Any = [(50, 100, math.nan), (100, 200, None), (150, 300, 0.5)]
-    draw_learning_curve(tmp_path / "empty.png", {"catch": []}, title="")
-    draw_learning_curve(tmp_path / "point.png", {"catch": gaps}, title="")
-    draw_learning_curve(tmp_path / "flat.png", {"a": [(1, 1, 0.0), (2, 2, 0.0)], "b": [(1, 1, 0.0)]}, title="")
+    draw_learning_curve(tmp_path / "empty.png", {"catch": []}, title="", unit="update")
+    draw_learning_curve(tmp_path / "point.png", {"catch": gaps}, title="", unit="update")
+    draw_learning_curve(
+        tmp_path / "flat.png", {"a": [(1, 1, 0.0), (2, 2, 0.0)], "b": [(1, 1, 0.0)]}, title="", unit="update"
+    )
     blue = curves._colors(1)[0]
     assert not has_color(read_picture(tmp_path / "empty.png"), blue)
     assert has_color(read_picture(tmp_path / "point.png"), blue)

@@ -159,7 +159,7 @@ def test_unknown_name() -> None:
     ],
 )
 def test_another_meta_network(tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, difference: str) -> None:
-    lifetime = ("--gin.LIFETIME_FEATURES=[]",) if "LIFETIME" in flag else ()
+    lifetime = ("--gin.LIFETIME_FEATURES=[]", "--gin.EMBEDDING_TARGET=[]") if "LIFETIME" in flag else ()
     small = ("--gin.TORSO_SIZES=(8,)", "--gin.ACTION_MODEL_SIZE=8", "--gin.BATCH_SIZE=4", "--gin.TRAJECTORY_LENGTH=3")
     assert run("disco103_catch", *small, f"--gin.{flag}", *lifetime, folder=tmp_path / "run", steps=1) == 1
     sentence = refusal(capsys)

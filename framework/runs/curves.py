@@ -25,8 +25,8 @@ _INK, _FAINT = "#333333", "#dddddd"
 _LABEL_HEIGHT, _MARGINS = 0.17, 1.2  # inches
 
 
-def draw_learning_curve(path: Path, returns: Mapping[str, Sequence[Point]], *, title: str) -> None:
-    """Draws a run's mean episode return over its steps, one line a task, to a PNG.
+def draw_learning_curve(path: Path, returns: Mapping[str, Sequence[Point]], *, title: str, unit: str) -> None:
+    """Draws a run's mean episode return over its steps of a unit, one line a task, to a PNG.
 
     Raises:
       RunFolderError: when the disk refuses.
@@ -39,7 +39,7 @@ def draw_learning_curve(path: Path, returns: Mapping[str, Sequence[Point]], *, t
     height = max(3.3, _LABEL_HEIGHT * len(drawn))
     figure = Figure(figsize=(8.0, height + _MARGINS), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    _style(axes, title=title, unit="step", value="mean episode return")
+    _style(axes, title=title, unit=unit, value="mean episode return")
     if drawn:
         _draw_lines(axes, drawn, dict(zip(drawn, _colors(len(drawn)), strict=True)), height=height)
     else:

@@ -93,6 +93,7 @@ def advance(
                 step,
                 env_steps=env_steps,
                 episode_return=known(means["episode/return"]),
+                policy_entropy=means["policy/entropy"],
                 meta_gradient_norm=means.get("meta/gradient_norm"),
                 env_steps_per_second=speed,
             )

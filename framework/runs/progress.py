@@ -19,6 +19,7 @@ class Figures:
     total: int
     env_steps: int | None = None
     episode_return: float | None = None
+    policy_entropy: float | None = None
     meta_gradient_norm: float | None = None
     env_steps_per_second: float | None = None
     seconds_left: float | None = None
@@ -30,6 +31,8 @@ class Figures:
             texts.append(f"{self.env_steps:,} env steps")
         if self.episode_return is not None:
             texts.append(f"return {self.episode_return:.4g}")
+        if self.policy_entropy is not None:
+            texts.append(f"entropy {self.policy_entropy:.2g}")
         if self.meta_gradient_norm is not None:
             texts.append(f"meta-gradient {self.meta_gradient_norm:.2g}")
         if self.env_steps_per_second is not None:
@@ -81,6 +84,7 @@ class Progress:
         *,
         env_steps: int | None = None,
         episode_return: float | None = None,
+        policy_entropy: float | None = None,
         meta_gradient_norm: float | None = None,
         env_steps_per_second: float | None = None,
     ) -> None:
@@ -94,6 +98,7 @@ class Progress:
             last.total,
             last.env_steps if env_steps is None else env_steps,
             last.episode_return if episode_return is None else episode_return,
+            last.policy_entropy if policy_entropy is None else policy_entropy,
             last.meta_gradient_norm if meta_gradient_norm is None else meta_gradient_norm,
             last.env_steps_per_second if env_steps_per_second is None else env_steps_per_second,
             self._seconds_left(step, now),
