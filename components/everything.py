@@ -3,6 +3,7 @@
 from components import (
     action_models,
     bandits,
+    behaviours,
     convolutional_torsos,
     heads,
     lifetimes,
@@ -24,6 +25,7 @@ __all__ = [
     "action_models",
     "atari",
     "bandits",
+    "behaviours",
     "catch",
     "chains",
     "convolutional_torsos",

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from framework.numbers import Hyperparameter
+from framework.numbers import Hyperparameter, Own, Schedule
 from framework.registry import component
 from framework.trees import zeros_of
 from framework.types import Array, Params, PyTree
@@ -35,8 +35,9 @@ def _clip_transpose(residual: PyTree, cotangent: Params, limit: float | None) ->
     return cotangent
 
 
-def _check_positive(name: str, value: float | Hyperparameter | None) -> None:
-    if value is not None and not isinstance(value, Hyperparameter) and value <= 0:
+def _check_positive(name: str, value: float | Own | None) -> None:
+    least = value.initial if isinstance(value, Schedule) else value
+    if least is not None and not isinstance(least, Hyperparameter) and least <= 0:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
@@ -63,7 +64,7 @@ class Adam:
     Source: Kingma and Ba, 2015; Oh et al., 2025, Methods, "Agent optimiser".
     """
 
-    learning_rate: float | Hyperparameter
+    learning_rate: float | Own
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -131,6 +132,48 @@ class Adam:
 
 @component("optimizers")
 @dataclasses.dataclass(frozen=True)
+class AdamW:
+    """`Adam` with decoupled weight decay: what is left of the parameters after an update is 1 - learning_rate * decay.
+
+    The decay is added after each element of the update was clipped (chosen: the papers do not say).
+
+    Attributes:
+      learning_rate, b1, b2, eps, max_update, max_gradient_norm: as for `Adam`.
+      weight_decay: decay of all parameters, times the learning rate.
+
+    Source: Loshchilov and Hutter, 2019.
+    """
+
+    learning_rate: float | Own
+    weight_decay: float
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    max_update: float | None = None
+    max_gradient_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
+        _ = self._adam  # Its other numbers are checked there.
+
+    @property
+    def _adam(self) -> Adam:
+        return Adam(self.learning_rate, self.b1, self.b2, self.eps, self.max_update, self.max_gradient_norm)
+
+    def init(self, params: Params) -> PyTree:
+        return self._adam.init(params)
+
+    def update(
+        self, gradient: Params, state: AdamState, params: Params, learning_rate: Array | float
+    ) -> tuple[Params, AdamState]:
+        change, state = self._adam.update(gradient, state, params, learning_rate)
+        shrink = learning_rate * self.weight_decay
+        return jax.tree.map(lambda c, p: c - shrink * p, change, params), state
+
+
+@component("optimizers")
+@dataclasses.dataclass(frozen=True)
 class SGD:
     """Plain gradient descent.
 
@@ -139,7 +182,7 @@ class SGD:
       max_gradient_norm: limit of the gradient's global norm; ``None`` for no limit.
     """
 
-    learning_rate: float | Hyperparameter
+    learning_rate: float | Own
     max_gradient_norm: float | None = None
 
     def __post_init__(self) -> None:

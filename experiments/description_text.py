@@ -159,6 +159,8 @@ def _learning(description: Description) -> dict[str, str]:
     rule = description.rule
     named = {"value estimator": rule.value_estimator, "normalizer": rule.normalizer}
     facts = {name: "none" if part is None else component_text(part) for name, part in named.items()}
+    if rule.behaviour is not None:
+        facts["behaviour"] = component_text(rule.behaviour)
     if is_alone(description):
         facts["optimizer"] = component_text(description.groups[0].agent.optimizer)
     decay = rule.target_decay

@@ -13,8 +13,8 @@ from framework.interfaces import ActionModel, Head, Optimizer, Torso
 from framework.layers import Linear, Table
 from framework.registry import Problem, component
 from framework.specs import EnvironmentSpec
-from framework.types import Array, Outputs, Params, PyTree
-from framework.update_rule import POLICY, UpdateRule
+from framework.types import ActingParams, Array, Outputs, Params, PyTree
+from framework.update_rule import UpdateRule
 
 HEAD_STDDEV = 0.01
 """Of the initial weights of heads on the torso (the authors' reference agent)."""
@@ -83,10 +83,12 @@ class Network:
     Attributes:
       module: the linen module.
       spec: what the network is built for.
+      rule: whose heads it has, and by which it acts.
     """
 
     module: NetworkModule
     spec: EnvironmentSpec
+    rule: UpdateRule
 
     def init(self, key: Array) -> Params:
         """Parameters drawn at random."""
@@ -118,14 +120,14 @@ class Network:
         reset = resets(last)
         return self.module.apply({"params": params}, observation, reset, carry, action)[0]
 
-    def policy(self, params: Params, observation: Array, carry: PyTree) -> tuple[Array, PyTree]:
-        """Policy logits [B, A] for one step's observations [B, ...], and the torso's new carry.
+    def policy(self, by: ActingParams, observation: Array, carry: PyTree) -> tuple[Array, PyTree]:
+        """Logits of what is done [B, A] at one step's observations [B, ...], and the torso's new carry.
 
         The carry must have been cleared where an episode ended; see `cleared`.
         """
-        reset = jnp.zeros((1, observation.shape[0]), bool)
-        outputs, carry = self.module.apply({"params": params}, observation[None], reset, carry, only=POLICY)
-        return outputs[POLICY][0], carry
+        reset, head = jnp.zeros((1, observation.shape[0]), bool), self.rule.acting_head
+        outputs, carry = self.module.apply({"params": by.params}, observation[None], reset, carry, only=head)
+        return self.rule.policy(outputs[head][0], by.hyperparameters), carry
 
     def cleared(self, carry: PyTree, last: Array) -> PyTree:
         """The carry, set to its initial value where an episode ended [B]."""
@@ -158,7 +160,7 @@ class Agent:
 
     def network(self, rule: UpdateRule, spec: EnvironmentSpec) -> Network:
         """The network with the rule's heads."""
-        return Network(NetworkModule(self.torso, rule.heads, self.action_model, spec), spec)
+        return Network(NetworkModule(self.torso, rule.heads, self.action_model, spec), spec, rule)
 
     def problems(self, rule: UpdateRule) -> list[Problem]:
         """Whether the agent can grow the rule's heads."""

@@ -57,6 +57,7 @@ def describe(trainer: Trainer) -> Description:
             loss=_loss(experiment.rule),
             value_estimator=configured(experiment.rule.value_estimator),
             normalizer=configured(experiment.rule.normalizer),
+            behaviour=configured(experiment.rule.behaviour),
             target_decay=experiment.rule.target_decay,
             learned_numbers=tuple(map(describe_number, experiment.rule.learned_numbers)),
         ),

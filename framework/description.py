@@ -192,6 +192,7 @@ class RuleDescription:
       meta_network: what computes the targets.
       loss: what moves the heads to the targets.
       value_estimator, normalizer: where values and advantages come from.
+      behaviour: how agents act; ``None`` where they sample from the head ``logits``.
       target_decay: of the target network; ``None`` without one.
       learned_numbers: numbers that are meta-parameters.
     """
@@ -200,6 +201,7 @@ class RuleDescription:
     loss: LossDescription
     value_estimator: Component | None
     normalizer: Component | None
+    behaviour: Component | None
     target_decay: float | None
     learned_numbers: tuple[NumberDescription, ...]
 

@@ -21,7 +21,7 @@ from framework.interfaces import HostEnvironment
 from framework.lifecycle import Lifecycle
 from framework.rollout import act, initial_actor
 from framework.train import Trainer
-from framework.types import ActorState, Array, Life, Params, PyTree, TrainState
+from framework.types import ActingParams, ActorState, Array, LearnerState, Life, PyTree, TrainState
 
 STEPS_PER_CALL = 256
 
@@ -38,33 +38,33 @@ def final_return(trainer: Trainer, state: TrainState) -> float | None:
     returns = []
     for population, group in zip(trainer.populations, state.groups, strict=True):
         for place in range(population.count):
-            of_group = group.agents.life, group.agents.learner.params
-            life, params = jax.tree.map(lambda x, i=place: x[i], of_group)
+            life, learner = jax.tree.map(lambda x, i=place: x[i], (group.agents.life, group.agents.learner))
             agent_key = jax.random.fold_in(jax.random.fold_in(key, population.index), place)
-            returns.append(agent_returns(population.lifecycle, life, params, agent_key, episodes=episodes).mean())
+            returns.append(agent_returns(population.lifecycle, life, learner, agent_key, episodes=episodes).mean())
     return float(np.mean(returns))
 
 
-def agent_returns(lifecycle: Lifecycle, life: Life, params: Params, key: Array, *, episodes: int) -> np.ndarray:
+def agent_returns(lifecycle: Lifecycle, life: Life, learner: LearnerState, key: Array, *, episodes: int) -> np.ndarray:
     """Returns of complete episodes of one agent on the task of its life [episodes]."""
+    by = lifecycle.learner.acting_params(learner)
     if not lifecycle.on_host:
         environments = Batched(lifecycle.environments.environment, episodes)
-        return episode_returns(lifecycle.network, environments, life.task, params, key)
+        return episode_returns(lifecycle.network, environments, life.task, by, key)
     task = lifecycle.tasks[int(life.task_index)]
     environment = cast(HostEnvironment, lifecycle.group.suite.environment(task))
     words = [int(word) for word in jax.random.key_data(key)]
     seeds = [(*words, index) for index in range(episodes)]
     workers = min(os.cpu_count() or 1, episodes // STREAMS_OF_A_WORKER)
     with HostPool([environment] * episodes, seeds, workers) as pool:
-        return host_episode_returns(lifecycle.network, pool, params, key)
+        return host_episode_returns(lifecycle.network, pool, by, key)
 
 
-def host_episode_returns(network: Network, pool: HostPool, params: Params, key: Array) -> np.ndarray:
+def host_episode_returns(network: Network, pool: HostPool, by: ActingParams, key: Array) -> np.ndarray:
     """Returns of one complete episode in each stream of a pool [S], with sampled actions."""
     choose, carry, shown = _chooser(network), network.initial_carry(pool.num_streams), pool.reset()
     finished, returns, step = np.zeros(pool.num_streams, bool), np.zeros(pool.num_streams), 0
     while not finished.all():
-        action, carry = choose(params, carry, shown.observation, shown.last, key, np.int32(step))
+        action, carry = choose(by, carry, shown.observation, shown.last, key, np.int32(step))
         shown = pool.step(np.where(finished, STAND_STILL, action))
         returns += np.where(finished, 0.0, shown.reward)
         finished |= shown.last
@@ -78,16 +78,16 @@ def _chooser(network: Network) -> Callable[..., tuple[Array, PyTree]]:
 
     @jax.jit
     def choose(
-        params: Params, carry: PyTree, observation: Array, last: Array, key: Array, step: Array
+        by: ActingParams, carry: PyTree, observation: Array, last: Array, key: Array, step: Array
     ) -> tuple[Array, PyTree]:
         key = jax.random.fold_in(key, step)
-        action, _, carry = next_action(network, params, carry, observation=observation, last=last, key=key)
+        action, _, carry = next_action(network, by, carry, observation=observation, last=last, key=key)
         return action, carry
 
     return choose
 
 
-def episode_returns(network: Network, environments: Batched, task: PyTree, params: Params, key: Array) -> np.ndarray:
+def episode_returns(network: Network, environments: Batched, task: PyTree, by: ActingParams, key: Array) -> np.ndarray:
     """Returns of one complete episode in each of the environments [E], with sampled actions.
 
     One episode each, so that short episodes do not count more often than long ones.
@@ -98,7 +98,7 @@ def episode_returns(network: Network, environments: Batched, task: PyTree, param
     call = 0
     while not bool(finished.all()):
         key = jax.random.fold_in(act_key, call)
-        actor, finished, returns = _play(network, environments, task, params, actor, finished, returns, key)
+        actor, finished, returns = _play(network, environments, task, by, actor, finished, returns, key)
         call += 1
     return np.asarray(returns)
 
@@ -108,7 +108,7 @@ def _play(
     network: Network,
     environments: Batched,
     task: PyTree,
-    params: Params,
+    by: ActingParams,
     actor: ActorState,
     finished: Array,
     returns: Array,
@@ -122,7 +122,7 @@ def _play(
 
     def body(carry: tuple) -> tuple:
         step, actor, finished, returns = carry
-        actor, _ = act(network, environments, task, params, actor, jax.random.fold_in(key, step))
+        actor, _ = act(network, environments, task, by, actor, jax.random.fold_in(key, step))
         returns = returns + jnp.where(finished, 0.0, actor.time_step.reward)
         return step + 1, actor, finished | actor.time_step.last, returns
 

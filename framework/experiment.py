@@ -132,6 +132,9 @@ class Experiment:
                         message = f"the task '{task}' is in two groups: their returns could not be told apart"
                         yield Problem(group, "suite", message)
         if self.discovery is not None:
+            if self.rule.behaviour is not None:
+                message = "a rule is discovered by the policy gradient of its agents, who sample from the head 'logits'"
+                yield Problem(self.rule, "behaviour", f"{message}: leave 'behaviour' out")
             for part in parts(self.discovery):
                 yield from problems_of_reading(self.rule, part)
             if not any(target.learned for target in self.rule.meta_network.targets) and not self._learned_numbers():

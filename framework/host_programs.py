@@ -21,6 +21,7 @@ from framework.population import Population
 from framework.statistics import count_step
 from framework.trees import select
 from framework.types import (
+    ActingParams,
     ActorState,
     AgentState,
     Array,
@@ -39,7 +40,7 @@ Gathered = tuple[tuple[PyTree, PyTree], Sequence[Trajectory], Trajectory, Sequen
 
 def next_action(
     network: Network,
-    params: Params,
+    by: ActingParams,
     carry: PyTree,
     *,
     observation: Array,
@@ -50,13 +51,13 @@ def next_action(
 
     Args:
       network: the agent's.
-      params: its parameters.
+      by: what it acts by.
       carry: the torso's, from before the observation; it is cleared here where an episode ended.
       observation: to act on [E, ...].
       last: whether the step that showed it ended an episode [E].
       key: of the draw.
     """
-    logits, carry = network.policy(params, observation, network.cleared(carry, last))
+    logits, carry = network.policy(by, observation, network.cleared(carry, last))
     return jax.random.categorical(key, logits), logits, carry
 
 
@@ -92,17 +93,17 @@ class HostPrograms:
 
     @functools.partial(jax.jit, static_argnums=0)
     def act(
-        self, params: Params, carry: PyTree, observation: Array, last: Array, unroll_keys: Array, index: Array
+        self, by: ActingParams, carry: PyTree, observation: Array, last: Array, unroll_keys: Array, index: Array
     ) -> tuple[Array, Array, PyTree]:
         """Actions [P, E], their logits [P, E, A] and carries at a step of an unroll; see `next_action`."""
 
         def one(
-            index: Array, params: Params, carry: PyTree, observation: Array, last: Array, unroll_key: Array
+            index: Array, by: ActingParams, carry: PyTree, observation: Array, last: Array, unroll_key: Array
         ) -> tuple[Array, Array, PyTree]:
             key = jax.random.fold_in(jax.random.wrap_key_data(unroll_key), index)
-            return next_action(self.lifecycle.network, params, carry, observation=observation, last=last, key=key)
+            return next_action(self.lifecycle.network, by, carry, observation=observation, last=last, key=key)
 
-        return self.population.agents.map(one, index, params, carry, observation, last, unroll_keys)
+        return self.population.agents.map(one, index, by, carry, observation, last, unroll_keys)
 
     @functools.partial(jax.jit, static_argnums=0)
     def acted(self, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array) -> ActorState:

@@ -110,7 +110,9 @@ def _forward(loop: InnerLoop, meta_params: Params, start: LearnerState, experien
         state, total = carry
         trajectory, rate = given.trajectories, learner.learning_rate(state)
         targets, rule_carry, term = loop.compute_targets(meta_params, state, trajectory)
-        gradient, _ = mixed_mode_gradient(learner.loss, state.params, targets, (trajectory, state.hyperparameters))
+        gradient, _ = mixed_mode_gradient(
+            learner.loss, state.params, targets, (trajectory, learner.hyperparameters(state))
+        )
         change, opt_state, residual = learner.optimizer.linearize(gradient, state.opt_state, state.params, rate)  # type: ignore[attr-defined]
         after = learner.moved(state, jax.tree.map(jnp.add, state.params, change), opt_state, rule_carry)
         kept = state.replace(opt_state=(), target_params=state.target_params if keeps_targets else None)
@@ -147,7 +149,7 @@ def _backward(loop: InnerLoop, residuals: Any, cotangents: tuple[Params, Array])
         )
         gradient_bar, opt_before = optimizer.transpose(residual, params_bar, opt_bar, learner.learning_rate(state))
         of_loss, targets_bar = gradient_product(
-            learner.loss, state.params, targets, (trajectory, state.hyperparameters), gradient_bar
+            learner.loss, state.params, targets, (trajectory, learner.hyperparameters(state)), gradient_bar
         )
         of_meta, of_params, of_target, of_carry = pull_back((targets_bar, carry_bar, total_bar))
         params_before = jax.tree.map(lambda x, y, z: x + y + z, params_bar, of_loss, of_params)

@@ -183,6 +183,20 @@ class LossTerm(Protocol):
 
 
 @runtime_checkable
+class Behaviour(Protocol):
+    """How an agent acts where it does not sample from its policy head.
+
+    Attributes:
+      head: the head it acts by.
+    """
+
+    head: str
+
+    def __call__(self, output: Array, head: Head, hyperparameters: dict[str, Array]) -> Array:
+        """Logits of the actions [..., A], from the head's raw output [..., A, K] or [..., K]."""
+
+
+@runtime_checkable
 class Optimizer(Protocol):
     """Turns gradients into changes of the parameters."""
 
@@ -418,6 +432,7 @@ KINDS: dict[str, type] = {
     "value_estimators": ValueEstimator,
     "normalizers": Normalizer,
     "loss_terms": LossTerm,
+    "behaviours": Behaviour,
     "optimizers": Optimizer,
     "suites": Suite,
     "replays": Replay,

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from framework.interfaces import Optimizer
-from framework.numbers import resolve
+from framework.numbers import ENV_STEPS, resolve
 from framework.trees import global_norm
 from framework.types import (
+    ActingParams,
     Array,
     LearnerState,
     LossInputs,
@@ -87,6 +88,7 @@ class Learner:
       optimizer: the agent's optimizer.
       epochs: passes over the batch per update.
       minibatches: parts into which a pass splits the B trajectories (never their T steps).
+      env_steps_per_update: environment steps that an update takes, by which schedules move; ``None`` without any.
     """
 
     rule: UpdateRule
@@ -94,6 +96,7 @@ class Learner:
     optimizer: Optimizer
     epochs: int = 1
     minibatches: int = 1
+    env_steps_per_update: float | None = None
 
     def init(
         self, params: Params, hyperparameters: dict[str, Array], progress_per_update: Array | float = 0.0
@@ -109,6 +112,16 @@ class Learner:
             progress_per_update=jnp.asarray(progress_per_update, jnp.float32),
         )
 
+    def hyperparameters(self, state: LearnerState) -> dict[str, Array]:
+        """What the agent carries, and how far its schedules are {name: []}."""
+        if self.env_steps_per_update is None:
+            return state.hyperparameters
+        return state.hyperparameters | {ENV_STEPS: state.updates * self.env_steps_per_update}
+
+    def acting_params(self, state: LearnerState) -> ActingParams:
+        """What the agent acts by."""
+        return ActingParams(params=state.params, hyperparameters=self.hyperparameters(state))
+
     def rule_inputs(self, state: LearnerState, trajectory: Trajectory) -> RuleInputs:
         """What the rule sees: the trajectory through the online and the target network."""
         target_outputs = None
@@ -123,7 +136,7 @@ class Learner:
             discount=trajectory.discount,
             last=trajectory.last,
             weight=trajectory.weight,
-            hyperparameters=state.hyperparameters,
+            hyperparameters=self.hyperparameters(state),
             progress=state.progress,
         )
 
@@ -173,7 +186,7 @@ class Learner:
 
         def step(carry: tuple[Params, PyTree], part: tuple[Trajectory, dict[str, Array]]) -> tuple:
             params, opt_state = carry
-            gradient, terms = mixed_mode_gradient(self.loss, params, part[1], (part[0], state.hyperparameters))
+            gradient, terms = mixed_mode_gradient(self.loss, params, part[1], (part[0], self.hyperparameters(state)))
             change, opt_state = self.optimizer.update(gradient, opt_state, params, self.learning_rate(state))
             return (jax.tree.map(jnp.add, params, change), opt_state), self.metrics(terms, gradient, change)
 
@@ -191,7 +204,7 @@ class Learner:
 
     def learning_rate(self, state: LearnerState) -> float | Array:
         """The optimizer's learning rate for an agent."""
-        return resolve(self.optimizer.learning_rate, state.hyperparameters)
+        return resolve(self.optimizer.learning_rate, self.hyperparameters(state))
 
     def metrics(self, terms: dict[str, Array], gradient: Params, change: Params) -> dict[str, Array]:
         """Numbers to log of one step of the optimizer."""

@@ -95,7 +95,12 @@ class Lifecycle:
     def learner(self) -> Learner:
         group = self.group
         return Learner(
-            self.rule, self.network, group.agent.optimizer, epochs=group.epochs, minibatches=group.minibatches
+            self.rule,
+            self.network,
+            group.agent.optimizer,
+            epochs=group.epochs,
+            minibatches=group.minibatches,
+            env_steps_per_update=self.env_steps_per_update,
         )
 
     @property
@@ -129,6 +134,11 @@ class Lifecycle:
             return self.env_steps_per_unroll
         validation = self.group.num_environments * self.validation_length
         return self.discovery.new_updates * self.env_steps_per_unroll + validation
+
+    @property
+    def env_steps_per_update(self) -> float:
+        """Environment steps of an agent's update; of a discovery, with its share of the validation trajectories."""
+        return self.env_steps_per_step / (1 if self.discovery is None else self.discovery.new_updates)
 
     # Birth
 
@@ -189,7 +199,7 @@ class Lifecycle:
         if self.group.lifetime is not None:
             drawn = jnp.maximum(1.0, self.group.lifetime.draw(budget_key) * place.share)
             budget = jnp.minimum(drawn, float(ENDLESS - 2**7)).astype(jnp.int32)
-            per_update = self.env_steps_per_step / (1 if self.discovery is None else self.discovery.new_updates)
+            per_update = self.env_steps_per_update
             learning = jnp.maximum(budget - self.warm_up_unrolls * self.env_steps_per_unroll, per_update)
             agent = agent.replace(learner=agent.learner.replace(progress_per_update=per_update / learning))
         agent = agent.replace(life=agent.life.replace(arm=place.arm, budget=budget, births=place.births))
@@ -277,7 +287,8 @@ class Lifecycle:
     ) -> tuple[ActorState, Trajectory]:
         """One unroll of an agent in its environments, from where ``actor`` stands."""
         steps = steps or self.group.trajectory_length
-        return unroll(self.network, self.environments, agent.life.task, agent.learner.params, actor, key, steps)
+        by = self.learner.acting_params(agent.learner)
+        return unroll(self.network, self.environments, agent.life.task, by, actor, key, steps)
 
     def advance(
         self, meta_params: Params, agent: AgentState, root: Array, counter: Array
@@ -296,10 +307,11 @@ class Lifecycle:
         targets, rule_carry, inputs = learner.compute_targets(meta_params, agent.learner, batch)
         minibatch_key = keys.step_key(root, counter, Role.MINIBATCHES)
         state, numbers = learner.descend(agent.learner, batch, targets, rule_carry, minibatch_key)
-        policy, objective = inputs.outputs[POLICY], agent.objective
+        policy = self.rule.policy(inputs.outputs[self.rule.acting_head], inputs.hyperparameters)
         numbers["policy/entropy"] = weighted_mean(entropy(policy[: inputs.action.shape[0]]), inputs.weight)
+        objective = agent.objective
         if self.discovery is not None:
-            objective, more = self.discovery.objective.observe(objective, batch, policy)
+            objective, more = self.discovery.objective.observe(objective, batch, inputs.outputs[POLICY])
             numbers |= {f"objective/{name}": value for name, value in more.items()}
             regularizers = self.discovery.regularizers_on("updates")
             numbers |= regularizer_means(regularizers, seen_of_update(self.rule, inputs, targets))

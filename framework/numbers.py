@@ -1,9 +1,10 @@
-"""Numbers that are not constants: carried by an agent, learned with the rule, or emitted by the meta-network."""
+"""Numbers that are not constants: carried by an agent, scheduled, learned with the rule, or emitted by it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ import jax.numpy as jnp
 from framework.interfaces import Number
 from framework.registry import component
 from framework.types import Array
+
+ENV_STEPS = "env_steps"
+"""Under which an agent's hyperparameters hold how many environment steps its updates have taken []."""
 
 
 @component("numbers")
@@ -26,11 +30,56 @@ class Hyperparameter:
     name: str
     value: float
 
+    def __post_init__(self) -> None:
+        if self.name == ENV_STEPS:
+            raise ValueError(f"name must not be '{ENV_STEPS}', which schedules read")
+
     def resolve(self, hyperparameters: dict[str, Array], targets: dict[str, Array]) -> Array:
         return hyperparameters[self.name]
 
     def symbol(self) -> str:
         return self.name
+
+
+@component("numbers")
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A number that moves with an agent's experience: up from 0 at first, then from an initial to a final value.
+
+    Attributes:
+      initial: value at the end of the warm-up.
+      final: value from ``env_steps`` on.
+      env_steps: environment steps of an agent's life at which the final value is reached; those from before its first
+        update, which fill a replay, do not count.
+      warm_up: environment steps in which the number rises from 0 to ``initial``; they are part of ``env_steps``.
+      shape: how it moves between the two: along a straight line, or half a cosine.
+    """
+
+    initial: float
+    final: float
+    env_steps: float
+    warm_up: float = 0.0
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.warm_up < 0:
+            raise ValueError(f"warm_up must not be negative, got {self.warm_up}")
+        if self.env_steps <= self.warm_up:
+            raise ValueError(f"env_steps must be more than warm_up={self.warm_up:g}, got {self.env_steps:g}")
+
+    def resolve(self, hyperparameters: dict[str, Array], targets: dict[str, Array]) -> Array:
+        return self.value(hyperparameters[ENV_STEPS])
+
+    def value(self, env_steps: Array) -> Array:
+        """The number after some environment steps [...]."""
+        way = jnp.clip((env_steps - self.warm_up) / (self.env_steps - self.warm_up), 0.0, 1.0)
+        if self.shape == "cosine":
+            way = 0.5 - 0.5 * jnp.cos(jnp.pi * way)
+        value = self.initial + (self.final - self.initial) * way
+        return value * jnp.minimum(1.0, env_steps / self.warm_up) if self.warm_up else value
+
+    def symbol(self) -> str:
+        return f"({self.initial:g} to {self.final:g})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +149,8 @@ class Learned:
     maximum: float | None = None
 
     def __post_init__(self) -> None:
+        if self.name == ENV_STEPS:
+            raise ValueError(f"name must not be '{ENV_STEPS}', which schedules read")
         self.range.unsquash(self.initial)
 
     @property
@@ -139,7 +190,10 @@ class Output:
         return self.target
 
 
-Carried = Hyperparameter | Learned
+Own = Hyperparameter | Schedule
+"""Numbers that the agent has by itself: what optimizers and behaviours may be given."""
+
+Carried = Own | Learned
 """Numbers that are known before the targets are: what value estimators, features and targets may be given."""
 
 
@@ -176,12 +230,16 @@ def check_positive(name: str, number: float | Number) -> None:
 
 
 def _least(number: float | Number) -> float:
+    if isinstance(number, Schedule):
+        return min(number.initial, number.final)
     if isinstance(number, Learned) and number.minimum is not None:
         return number.minimum
     return -math.inf if isinstance(number, Number) else number
 
 
 def _largest(number: float | Number) -> float:
+    if isinstance(number, Schedule):
+        return max(number.initial, number.final)
     if isinstance(number, Learned) and number.maximum is not None:
         return number.maximum
     return math.inf if isinstance(number, Number) else number

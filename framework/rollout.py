@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from framework.agent import Network
 from framework.environment import Batched
 from framework.statistics import count_step, initial_statistics
-from framework.types import ActorState, Array, Params, PyTree, TimeStep, Trajectory
+from framework.types import ActingParams, ActorState, Array, PyTree, TimeStep, Trajectory
 
 
 def initial_actor(network: Network, environments: Batched, task: PyTree, key: Array) -> ActorState:
@@ -25,7 +25,7 @@ def actor_at(network: Network, env_state: PyTree, time_step: TimeStep) -> ActorS
 
 
 def act(
-    network: Network, environments: Batched, task: PyTree, params: Params, actor: ActorState, key: Array
+    network: Network, environments: Batched, task: PyTree, by: ActingParams, actor: ActorState, key: Array
 ) -> tuple[ActorState, tuple[Array, Array]]:
     """One step with sampled actions.
 
@@ -33,7 +33,7 @@ def act(
       The actor after the step, the actions [E] and the logits they were drawn from [E, A].
     """
     act_key, env_key = jax.random.split(key)
-    logits, carry = network.policy(params, actor.time_step.observation, actor.carry)
+    logits, carry = network.policy(by, actor.time_step.observation, actor.carry)
     action = jax.random.categorical(act_key, logits)
     env_state, time_step = environments.step(env_key, task, actor.env_state, action)
     after = ActorState(
@@ -49,7 +49,7 @@ def unroll(
     network: Network,
     environments: Batched,
     task: PyTree,
-    params: Params,
+    by: ActingParams,
     actor: ActorState,
     key: Array,
     steps: int,
@@ -61,7 +61,7 @@ def unroll(
     """
 
     def step(actor: ActorState, key: Array) -> tuple[ActorState, tuple[Array, TimeStep, Array, Array]]:
-        after, (action, logits) = act(network, environments, task, params, actor, key)
+        after, (action, logits) = act(network, environments, task, by, actor, key)
         return after, (actor.time_step.observation, after.time_step.replace(observation=()), action, logits)
 
     after, (observation, time_step, action, logits) = jax.lax.scan(step, actor, jax.random.split(key, steps))

@@ -251,6 +251,13 @@ class LearnerState(struct.PyTreeNode):
         return jnp.minimum(1.0, self.updates * self.progress_per_update)
 
 
+class ActingParams(struct.PyTreeNode):
+    """What an agent acts by: its parameters, and the numbers {name: []} that its behaviour may read."""
+
+    params: Params
+    hyperparameters: dict[str, Array] = struct.field(default_factory=dict)
+
+
 class ActorState(struct.PyTreeNode):
     """Where an agent stands in its environments: states, last time step, torso carry, statistics [E, ...]."""
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 import jax.numpy as jnp
 
 from framework.errors import UserError, closest, did_you_mean
-from framework.interfaces import Head, LossTerm, Normalizer, ValueEstimator, ValueHead
+from framework.interfaces import Behaviour, Head, LossTerm, Normalizer, ValueEstimator, ValueHead
 from framework.meta_network import MetaNetwork
 from framework.numbers import Hyperparameter, Learned, resolve
 from framework.registry import Problem, component
 from framework.types import Array, Estimates, LossInputs, Params, PyTree, RuleCarry, RuleInputs
 
 POLICY = "logits"
-"""Name of the head that acts."""
+"""Name of the head that acts, unless the rule has a behaviour of its own."""
 
 NUMBERS = "numbers"
 """Where the meta-parameters hold the learned numbers, beside those of the meta-network's parts."""
@@ -33,6 +33,7 @@ class UpdateRule:
       loss: terms that move the heads to the targets; the loss is the weighted mean over steps of their sum.
       value_estimator: returns and advantages, for features and targets that use them.
       normalizer: puts advantages on one scale.
+      behaviour: how agents act; by default they sample from the head ``logits``.
       target_decay: share of the old values in the target parameters after an update; ``None`` without a target network.
     """
 
@@ -41,6 +42,7 @@ class UpdateRule:
     loss: tuple[LossTerm, ...]
     value_estimator: ValueEstimator | None = None
     normalizer: Normalizer | None = None
+    behaviour: Behaviour | None = None
     target_decay: float | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +64,17 @@ class UpdateRule:
 
     def head(self, name: str) -> Head:
         return next(head for head in self.heads if head.name == name)
+
+    @property
+    def acting_head(self) -> str:
+        """Name of the head that agents act by."""
+        return POLICY if self.behaviour is None else self.behaviour.head
+
+    def policy(self, output: Array, hyperparameters: dict[str, Array]) -> Array:
+        """Logits of what agents do [..., A], from the raw output of the head that they act by."""
+        if self.behaviour is None:
+            return output
+        return self.behaviour(output, self.head(self.behaviour.head), hyperparameters)
 
     def initial_carry(self) -> RuleCarry:
         """What the rule carries for a newborn agent."""
@@ -162,9 +175,10 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
 
     yield from _number_problems(rule, targets)
 
-    read, read_targets = {POLICY}, set()
-    if POLICY not in heads:
-        yield Problem(rule, "heads", f"no head is called '{POLICY}', which the agent acts by: add @heads.Policy()")
+    read, read_targets = {rule.acting_head}, set()
+    if rule.behaviour is None and POLICY not in heads:
+        message = f"no head is called '{POLICY}', which the agent acts by: add @heads.Policy(), or bind 'behaviour'"
+        yield Problem(rule, "heads", message)
     for part in parts(rule):
         read.update(name for field in ("head", "policy") if (name := _named(part, field)) is not None)
         read_targets.add(_named(part, "target"))

@@ -89,13 +89,12 @@ class HostGroup:
           The actors after the steps, and their trajectories [P, T, E, ...].
         """
         actor, carry = agents.actor, agents.actor.carry
+        by = self.population.lifecycle.learner.acting_params(agents.learner)
         observation, last = np.asarray(actor.time_step.observation), np.asarray(actor.time_step.last)
         observations: list[np.ndarray] = [observation]
         rows: list[tuple[np.ndarray, ...]] = []
         for index in range(steps):
-            drawn, logits, carry = self._programs.act(
-                agents.learner.params, carry, observation, last, unroll_keys, np.int32(index)
-            )
+            drawn, logits, carry = self._programs.act(by, carry, observation, last, unroll_keys, np.int32(index))
             action = np.asarray(drawn)
             self.pool.send(_only(places, action).reshape(-1))
             of_policy = np.asarray(logits)  # Fetched while the environments are stepped.

@@ -14,12 +14,12 @@ from components import action_models, optimizers, torsos
 from framework.agent import Agent, Network, resets
 from framework.config import load
 from framework.experiment import Experiment
-from framework.interfaces import Torso
+from framework.interfaces import Torso, TransposableOptimizer
 from framework.testing import examples
 from framework.testing.examples import Sizes
 from framework.testing.expectations import expect_close
 from framework.transforms import at_action
-from framework.types import Array, Params, PyTree
+from framework.types import ActingParams, Array, Params, PyTree
 from framework.update_rule import UpdateRule
 
 SIZES = Sizes(steps=6, batch=2, actions=3)
@@ -62,7 +62,7 @@ def test_acting_step_by_step_is_the_unroll(torso: Torso) -> None:
     whole = jax.jit(network.unroll)(params, batch.observation, batch.last, carry)["logits"]
     policy = jax.jit(network.policy)
     for t in range(SIZES.steps):
-        logits, carry = policy(params, batch.observation[t], carry)
+        logits, carry = policy(ActingParams(params), batch.observation[t], carry)
         np.testing.assert_allclose(logits, whole[t], rtol=1e-4, atol=1e-6)
         carry = network.cleared(carry, batch.last[t])
 
@@ -124,6 +124,17 @@ def test_three_updates_of_adam(max_update: float | None) -> None:
 def test_three_updates_of_sgd() -> None:
     for gradient, change in zip(GRADIENTS, changes(optimizers.SGD(1.0), 0.1), strict=True):
         np.testing.assert_allclose(change, -0.1 * gradient, rtol=1e-6)
+
+
+def test_weight_decay_shrinks_parameters_beside_the_step() -> None:
+    rate, decay, params = jnp.asarray(0.1), 0.3, {"x": jnp.asarray([2.0, -4.0, 0.0])}
+    gradient = {"x": jnp.asarray(GRADIENTS[0])}
+    adam, adamw = optimizers.Adam(0.1, max_update=0.5), optimizers.AdamW(0.1, decay, max_update=0.5)
+    step, state = adam.update(gradient, adam.init(params), params, rate)
+    change, after = adamw.update(gradient, adamw.init(params), params, rate)
+    np.testing.assert_allclose(change["x"], step["x"] - 0.1 * decay * params["x"], rtol=1e-6)
+    np.testing.assert_array_equal(after.second["x"], state.second["x"])
+    assert not isinstance(adamw, TransposableOptimizer)
 
 
 def test_the_global_norm_is_limited_over_all_arrays() -> None:

@@ -23,7 +23,7 @@ from framework.meta_network import MetaNetwork
 from framework.rollout import initial_actor, unroll
 from framework.specs import EnvironmentSpec
 from framework.testing import check_environment, check_suite
-from framework.types import Array, PyTree, TimeStep, Trajectory
+from framework.types import ActingParams, Array, PyTree, TimeStep, Trajectory
 from framework.update_rule import UpdateRule
 
 RULE = UpdateRule(
@@ -62,7 +62,7 @@ def play(environment: CatchEnvironment | Counter, lengths: tuple[int, ...], size
     trajectories = []
     for index, length in enumerate(lengths):
         actor, trajectory = jax.jit(unroll, static_argnums=(0, 1, 6))(
-            network, batched, task, params, actor, jax.random.key(4 + index), length
+            network, batched, task, ActingParams(params), actor, jax.random.key(4 + index), length
         )
         trajectories.append(trajectory)
     return trajectories
@@ -155,7 +155,7 @@ def test_evaluation_plays_one_whole_episode_each() -> None:
     environment = Counter(limit=300)  # longer than one call
     network: Network = AGENT.network(RULE, environment.spec)
     params = jax.jit(network.init)(jax.random.key(0))
-    returns = episode_returns(network, Batched(environment, 3), (), params, jax.random.key(0))
+    returns = episode_returns(network, Batched(environment, 3), (), ActingParams(params), jax.random.key(0))
     np.testing.assert_allclose(returns, 300 * 301 / 2)
 
 

@@ -27,7 +27,7 @@ from framework.specs import EnvironmentSpec
 from framework.testing import examples
 from framework.testing.examples import Sizes, random_normal
 from framework.testing.expectations import expect_close, init
-from framework.types import Array, Params
+from framework.types import ActingParams, Array, Params
 from framework.update_rule import UpdateRule
 
 SIZES = Sizes(steps=6, batch=3, actions=4)
@@ -69,7 +69,7 @@ def test_a_tabular_agent_reads_the_rows_of_its_states() -> None:
         np.testing.assert_array_equal(output, params[f"head_{name}"]["table"][states])
     taken = built.unroll(params, states, last, (), action)["z"]
     np.testing.assert_array_equal(taken[1, 1], params["head_z"]["table"][3, 3])
-    logits, _ = built.policy(params, states[0], ())
+    logits, _ = built.policy(ActingParams(params), states[0], ())
     np.testing.assert_array_equal(logits, params["head_logits"]["table"][states[0]])
 
 
@@ -95,7 +95,7 @@ def test_tables_can_be_differentiated_twice_and_side_by_side() -> None:
 
 def test_a_state_out_of_bounds_is_seen() -> None:
     built, params = network()
-    logits, _ = built.policy(params, jnp.asarray([5], jnp.int32), ())
+    logits, _ = built.policy(ActingParams(params), jnp.asarray([5], jnp.int32), ())
     assert np.all(np.isnan(logits))
 
 

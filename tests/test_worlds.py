@@ -26,7 +26,7 @@ from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.registry import component
 from framework.train import Trainer, measured
-from framework.types import AgentState, PyTree, TrainState, Trajectory
+from framework.types import ActingParams, AgentState, PyTree, TrainState, Trajectory
 from framework.update_rule import POLICY
 from framework.worlds import HostGroup, Worlds, _finishing, _stepping
 
@@ -328,7 +328,7 @@ def test_every_stream_is_evaluated_for_one_episode(workers: int) -> None:
     params = network.init(jax.random.key(0))
     environments = [Paid(terminal=5), Paid(limit=3), Paid(terminal=2), Paid(limit=4, terminal=4)]
     with HostPool(environments, [(index,) for index in range(4)], workers) as pool:
-        returns = host_episode_returns(network, pool, params, jax.random.key(1))
+        returns = host_episode_returns(network, pool, ActingParams(params), jax.random.key(1))
     np.testing.assert_array_equal(returns, [5, 3, 2, 4])
 
 
@@ -337,7 +337,7 @@ def test_evaluation_does_not_touch_the_training_environments() -> None:
     with Worlds(trainer, 0) as worlds:
         state = trainer.init(worlds)
         files = worlds.files()
-        agent = jax.tree.map(lambda x: x[0], (state.groups[0].agents.life, state.groups[0].agents.learner.params))
+        agent = jax.tree.map(lambda x: x[0], (state.groups[0].agents.life, state.groups[0].agents.learner))
         returns = agent_returns(trainer.lifecycles[0], *agent, jax.random.key(0), episodes=12)
         again = agent_returns(trainer.lifecycles[0], *agent, jax.random.key(0), episodes=12)
         assert worlds.files() == files

@@ -45,6 +45,7 @@ from framework.testing.networks import (
 )
 from framework.testing.rules import (
     check_action_feature,
+    check_behaviour,
     check_feature,
     check_loss_term,
     check_normalizer,
@@ -240,6 +241,7 @@ CHECKS: dict[str, Callable[[Any], None]] = {
     "value_estimators": check_value_estimator,
     "normalizers": check_normalizer,
     "loss_terms": check_loss_term,
+    "behaviours": check_behaviour,
     "optimizers": check_optimizer,
     "suites": check_suite,
     "replays": check_replay,

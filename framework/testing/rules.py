@@ -11,7 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from framework import registry
-from framework.interfaces import ActionFeature, Feature, LossTerm, Normalizer, Number, Target, ValueEstimator, ValueHead
+from framework.interfaces import (
+    ActionFeature,
+    Behaviour,
+    Feature,
+    LossTerm,
+    Normalizer,
+    Number,
+    Target,
+    ValueEstimator,
+    ValueHead,
+)
+from framework.numbers import ENV_STEPS
 from framework.testing import examples
 from framework.testing.examples import EXAMPLE, SMALL, SMALLEST, InContext, Sizes, World, permuted_batch, random_normal
 from framework.testing.expectations import (
@@ -184,9 +195,23 @@ def loss_inputs(world: World) -> LossInputs:
     return LossInputs.of_steps(inputs, outputs=taken, targets=world.targets)
 
 
+def check_behaviour(behaviour: Behaviour) -> None:
+    """A behaviour gives a distribution over the actions at any leading axes, in the order of its head's actions."""
+    hyperparameters = {EXAMPLE: jnp.asarray(0.5), ENV_STEPS: jnp.asarray(100.0)}
+    for sizes in (SMALLEST, SMALL):
+        world = _world(sizes, registry.all_selectors())
+        expect(behaviour.head in world.heads, f"no registered head is called '{behaviour.head}' by default")
+        head, output = world.heads[behaviour.head], world.inputs.outputs[behaviour.head]
+        logits = check_function(lambda x, numbers, h=head: behaviour(x, h, numbers), output, hyperparameters)
+        expect_shape(logits, (sizes.steps + 1, sizes.batch, sizes.actions), "the logits")
+        expect(bool(jnp.isfinite(logits).all()), "some logits are not finite: their entropy would be no number")
+        step = behaviour(output[0], head, hyperparameters)
+        expect_close(step, logits[0], "a single step is treated otherwise than a trajectory")
+
+
 def check_number(number: Number) -> None:
     """A number is one for the agent, or one for each step."""
     targets = {EXAMPLE: jnp.ones((SMALL.steps, SMALL.batch))}
-    value = check_function(number.resolve, {EXAMPLE: jnp.asarray(0.5)}, targets)
+    value = check_function(number.resolve, {EXAMPLE: jnp.asarray(0.5), ENV_STEPS: jnp.asarray(100.0)}, targets)
     expect(value.shape in ((), (SMALL.steps, SMALL.batch)), f"it has shape {value.shape}")
     expect(isinstance(number.symbol(), str), "its symbol is no text")
