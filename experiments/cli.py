@@ -43,7 +43,9 @@ class Verb:
 VERBS = {
     "run": Verb("experiments.run", "CONFIG [--workdir=D]", "train, or meta-train; continue what D holds"),
     "check": Verb("experiments.check", "CONFIG...", "report every mistake of configs", most=sys.maxsize),
-    "describe": Verb("experiments.describe", "CONFIG [--format=text|json] [--cost]", "show the composed experiment"),
+    "describe": Verb(
+        "experiments.describe", "CONFIG [--format=text|json] [--cost] [--devices=N]", "show the composed experiment"
+    ),
     "list": Verb("experiments.listing", "[KIND] [--format=text|json]", "show registered components", least=0),
     "diff": Verb("experiments.diff", "A B", "show what differs between two configs", least=2, most=2),
     "bench": Verb("experiments.bench", "WHAT [--format=json]", "time one part"),

@@ -19,6 +19,8 @@ from framework.train import Trainer
 
 def define_flags(options: flags.FlagValues) -> None:
     flags.DEFINE_enum("format", "text", ["text", "json"], "How to print.", flag_values=options)
+    meaning = "Show what each of so many devices would hold."
+    flags.DEFINE_integer("devices", None, meaning, lower_bound=1, flag_values=options)
     flags.DEFINE_bool("cost", False, "Compile, and show FLOPs and memory.", flag_values=options)
 
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     loaded = load_config(arguments[0], options)
     trainer = Trainer(loaded.experiment)
     with tracing(arguments[0]):
-        description = describe(trainer)
+        description = describe(trainer, options.devices)
     cost = measure_cost(trainer) if options.cost else None
     if options.format == "json":
         print(as_json(loaded, description, cost))

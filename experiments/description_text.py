@@ -194,6 +194,9 @@ def _memory(description: Description) -> Section:
     """The parts of the state; those of agents, where all are alike, as what one has times their number."""
     memory, groups = description.memory_megabytes, description.groups
     remark, sizes = f"{memory.total:,.3f} MB", {name: size for name, size in memory.parts.items() if size}
+    if (devices := description.devices) is not None:
+        over = f"{devices.used:,} of {counted(devices.count, 'device')}"
+        remark += f"; {devices.state_megabytes:,.3f} MB and {counted(devices.agents, 'agent')} on each of {over}"
     if len(groups) > 1 or groups[0].agents == 1:
         return Section("State", remark, columns([(_words(name), _megabytes(x)) for name, x in sizes.items()], (1,)))
     of_agent, times = groups[0].memory_megabytes.parts, f"x {groups[0].agents:,} ="

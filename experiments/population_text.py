@@ -22,7 +22,12 @@ def population_sections(loaded: Loaded, description: Description) -> Iterator[Se
         facts = environment_facts(group.environment)
         if len(groups) > 1:
             facts |= _network(group.agent)
-        facts |= {"optimizer": component_text(group.agent.optimizer)} | life_facts(group) | schedule_facts(group)
+        facts |= (
+            _shares(group)
+            | {"optimizer": component_text(group.agent.optimizer)}
+            | life_facts(group)
+            | schedule_facts(group)
+        )
         facts |= _in_all(group, "update" if description.discovery is None else "meta-step")
         title = "Group" if len(groups) == 1 else f"Group {index + 1} of {len(groups)}"
         yield Section(title, sizes_text(group), fact_table(facts))
@@ -68,6 +73,18 @@ def environment_facts(environment: EnvironmentDescription) -> dict[str, str]:
         "observation": f"{environment.observation_dtype} {shape_text(environment.observation_shape)}{index}",
         "actions": str(environment.num_actions),
     }
+
+
+def _shares(group: GroupDescription) -> dict[str, str]:
+    """How many agents begin on each task."""
+    tasks = group.environment.tasks
+    each, more = divmod(group.agents, len(tasks))
+    if len(tasks) == 1:
+        return {}
+    if not each:
+        return {"agents": f"one on each of the first {more} tasks; later lives go on with the others"}
+    on_first = f", one more on the first {more}" if more else ""
+    return {"agents": f"{each} on each task{on_first}"}
 
 
 def _network(agent: AgentDescription) -> dict[str, str]:

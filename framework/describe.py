@@ -13,7 +13,13 @@ import jax.numpy as jnp
 from framework.agent import takes_index
 from framework.configuration import configuration, configured, describe_number, kind_of
 from framework.context import FeatureContext
-from framework.describe_population import describe_group, describe_held_out, memory_of_run, parameters_of
+from framework.describe_population import (
+    describe_devices,
+    describe_group,
+    describe_held_out,
+    memory_of_run,
+    parameters_of,
+)
 from framework.description import (
     Description,
     DiscoveryDescription,
@@ -40,15 +46,20 @@ from framework.update_rule import UpdateRule, parts
 _INNERMOST_PARENTHESES = re.compile(r"\([^()]*\)")
 
 
-def describe(trainer: Trainer) -> Description:
+def describe(trainer: Trainer, devices: int | None = None) -> Description:
     """What a trainer's experiment is composed of; shapes come from tracing, and no device does any work.
 
     The step itself is not traced, which takes long where meta-gradients are part of it.
+
+    Args:
+      trainer: of the experiment.
+      devices: on how many devices the state is to be spread in thought.
     """
     experiment, populations = trainer.experiment, trainer.populations
     shapes = _shapes(populations[0].lifecycle)
     groups = tuple(describe_group(population, shapes.meta_params, experiment.steps) for population in populations)
     discovery, held_out = experiment.discovery, experiment.held_out
+    memory = memory_of_run(trainer, groups, shapes.meta_params)
     return Description(
         groups=groups,
         heads=_heads(populations[0].lifecycle, shapes.outputs),
@@ -72,7 +83,8 @@ def describe(trainer: Trainer) -> Description:
             evaluation=configuration(experiment.evaluation),
             seed=experiment.seed,
         ),
-        memory_megabytes=memory_of_run(trainer, groups, shapes.meta_params),
+        memory_megabytes=memory,
+        devices=None if devices is None else describe_devices(groups, memory, devices),
     )
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from framework.configuration import configuration, configured
 from framework.description import (
     AgentDescription,
+    DevicesDescription,
     EnvironmentDescription,
     GroupDescription,
     GroupScheduleDescription,
@@ -21,6 +22,7 @@ from framework.description import (
     Parameters,
 )
 from framework.experiment import Experiment, HeldOut
+from framework.parallel import mesh_size
 from framework.population import Population
 from framework.train import Trainer
 from framework.types import AgentState, Params, PyTree
@@ -113,6 +115,18 @@ def memory_of_run(trainer: Trainer, groups: Sequence[GroupDescription], meta_par
     if discovery is not None and not discovery.separate_optimizers:
         sizes["shared_meta_optimizer"] = _megabytes(jax.eval_shape(discovery.optimizer.init, meta_params))
     return MemoryDescription(parts=dict(sizes), total=sum(sizes.values()))
+
+
+def describe_devices(groups: Sequence[GroupDescription], memory: MemoryDescription, devices: int) -> DevicesDescription:
+    """What each of some devices holds of a state of this size."""
+    used = mesh_size([group.agents for group in groups], devices)
+    of_agents = sum(group.agents * group.memory_megabytes.total for group in groups)
+    return DevicesDescription(
+        count=devices,
+        used=used,
+        agents=sum(group.agents for group in groups) // used,
+        state_megabytes=of_agents / used + memory.total - of_agents,
+    )
 
 
 def _agent_parts(agent: AgentState) -> dict[str, PyTree]:

@@ -394,6 +394,23 @@ class ScheduleDescription:
 
 
 @dataclasses.dataclass(frozen=True)
+class DevicesDescription:
+    """What the devices of a machine, or of many, would hold of a run.
+
+    Attributes:
+      count: how many there are.
+      used: over how many of them agents are spread.
+      agents: on each of these, in all groups.
+      state_megabytes: on each of these: its agents, and the rule, which all of them hold.
+    """
+
+    count: int
+    used: int
+    agents: int
+    state_megabytes: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Description:
     """An experiment as it is composed.
 
@@ -405,6 +422,7 @@ class Description:
       held_out: what it is measured on meanwhile.
       schedule: how long the run is.
       memory_megabytes: the whole state; an agent's parts summed over all agents.
+      devices: how that is spread over devices; ``None`` where none were asked for.
     """
 
     groups: tuple[GroupDescription, ...]
@@ -414,3 +432,4 @@ class Description:
     held_out: HeldOutDescription | None
     schedule: ScheduleDescription
     memory_megabytes: MemoryDescription
+    devices: DevicesDescription | None = None

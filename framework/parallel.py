@@ -6,7 +6,7 @@ What is summed over agents is summed in their order, whatever device they are on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -83,13 +83,18 @@ def placed(mesh: Mesh | None) -> tuple[NamedSharding, NamedSharding] | None:
     return NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
 
 
+def mesh_size(counts: Sequence[int], devices: int) -> int:
+    """How many of some devices agents are spread over: as many as divide every group's number of agents."""
+    return max(n for n in range(1, devices + 1) if all(count % n == 0 for count in counts))
+
+
 def mesh_for(counts: list[int]) -> Mesh | None:
     """A mesh of as many devices as divide every group's number of agents; ``None`` where that is one.
 
     The other devices stay idle: ten agents in one group and sixteen in another are spread over two of eight.
     """
     devices = jax.devices()
-    size = max(n for n in range(1, len(devices) + 1) if all(count % n == 0 for count in counts))
+    size = mesh_size(counts, len(devices))
     if size == 1:
         return None
     return jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:size])

@@ -539,6 +539,31 @@ def test_text_of_many_agents_in_one_group(capsys: pytest.CaptureFixture[str]) ->
     assert f"agent params {params:.3f} x 3 = {3 * params:.3f}" in plain
 
 
+def test_agents_are_counted_by_task(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    parts = ("rules/ppo", "agents/small_mlp", "setups/on_policy")
+    lines = [*(f"include '{part}.gin'" for part in parts), *TABULAR]
+    (folder / "tabular.gin").write_text("\n".join(lines))
+
+    def said(agents: int) -> str:
+        lifetime = ("--gin.Group.lifetime=@lifetimes.Fixed()", "--gin.lifetimes.Fixed.env_steps=9999")
+        return " ".join(printed(capsys, "tabular.gin", f"--gin.Group.agents={agents}", *lifetime).split())
+
+    assert "agents 1 on each task optimizer" in said(2)
+    assert "agents 2 on each task, one more on the first 1 optimizer" in said(5)
+    assert "agents one on each of the first 1 tasks; later lives go on with the others" in said(1)
+
+
+def test_what_each_of_some_devices_holds(discovery: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four agents in one group and three in another have no divisor but 1; six and three are spread over three."""
+    assert "7 agents on each of 1 of 8 devices" in " ".join(printed(capsys, discovery, "--devices=8").split())
+    config = "ppo_catch", "Group.agents = 6"
+    described = describe(trainer(*config), devices=4)
+    assert described.devices is not None
+    assert (described.devices.used, described.devices.agents) == (3, 2)
+    of_agent, whole = described.groups[0].memory_megabytes.total, described.memory_megabytes.total
+    assert described.devices.state_megabytes == pytest.approx(2 * of_agent + whole - 6 * of_agent)
+
+
 def test_text_says_where_bindings_come_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "mine.gin").write_text("include 'experiments/ppo_catch.gin'\n\nSTEPS = 7\n")
     lines = printed(capsys, "mine.gin", "--gin.SEED=3").splitlines()
