@@ -79,11 +79,12 @@ def _shares(group: GroupDescription) -> dict[str, str]:
     """How many agents begin on each task."""
     tasks = group.environment.tasks
     each, more = divmod(group.agents, len(tasks))
+    first = "the first" if more == 1 else f"each of the first {more}"
     if len(tasks) == 1:
         return {}
     if not each:
-        return {"agents": f"one on each of the first {more} tasks; later lives go on with the others"}
-    on_first = f", one more on the first {more}" if more else ""
+        return {"agents": f"one on {first}, and later lives on the others"}
+    on_first = f", one more on {first}" if more else ""
     return {"agents": f"{each} on each task{on_first}"}
 
 

@@ -544,13 +544,14 @@ def test_agents_are_counted_by_task(capsys: pytest.CaptureFixture[str], folder: 
     lines = [*(f"include '{part}.gin'" for part in parts), *TABULAR]
     (folder / "tabular.gin").write_text("\n".join(lines))
 
-    def said(agents: int) -> str:
+    def said(agents: int, *words: str) -> str:
         lifetime = ("--gin.Group.lifetime=@lifetimes.Fixed()", "--gin.lifetimes.Fixed.env_steps=9999")
-        return " ".join(printed(capsys, "tabular.gin", f"--gin.Group.agents={agents}", *lifetime).split())
+        return " ".join(printed(capsys, "tabular.gin", f"--gin.Group.agents={agents}", *lifetime, *words).split())
 
     assert "agents 1 on each task optimizer" in said(2)
-    assert "agents 2 on each task, one more on the first 1 optimizer" in said(5)
-    assert "agents one on each of the first 1 tasks; later lives go on with the others" in said(1)
+    assert "agents 2 on each task, one more on the first optimizer" in said(5)
+    three = "--gin.TabularGridworlds.names=('dense', 'sparse', 'long_dense')"
+    assert "agents one on each of the first 2, and later lives on the others" in said(2, three)
 
 
 def test_what_each_of_some_devices_holds(discovery: str, capsys: pytest.CaptureFixture[str]) -> None:
