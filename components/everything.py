@@ -17,7 +17,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, gridworlds, gymnasium
+from components.suites import atari, catch, chains, classic_control, gridworlds, gymnasium
 
 __all__ = [
     "action_features",
@@ -26,6 +26,7 @@ __all__ = [
     "bandits",
     "catch",
     "chains",
+    "classic_control",
     "convolutional_torsos",
     "cores",
     "features",
