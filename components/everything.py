@@ -18,7 +18,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, gridworlds, gymnasium
+from components.suites import atari, catch, chains, classic_control, gridworlds, gymnasium
 
 __all__ = [
     "action_features",
@@ -28,6 +28,7 @@ __all__ = [
     "behaviours",
     "catch",
     "chains",
+    "classic_control",
     "convolutional_torsos",
     "cores",
     "features",

@@ -14,7 +14,7 @@ from experiments.loading import load_experiment
 from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import ConfigError, Loaded, first_difference
 from framework.errors import UserError
-from framework.evaluate import final_return
+from framework.evaluate import final_return, final_returns
 from framework.experiment import Experiment
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder
@@ -156,7 +156,7 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
             )
         finished = reached.step == experiment.steps
         # The state is saved: whoever is stopped from here on evaluates it again.
-        evaluated = final_return(trainer, reached.state) if finished else None
+        evaluated = final_returns(trainer, reached.state) if finished else None
         files = worlds.files() if worlds else None
     result = outcome(folder, name, config_hash, trainer, status="finished" if finished else "interrupted")
     unit = "update" if experiment.discovery is None else "meta-step"
@@ -165,7 +165,8 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         "steps": reached.step,
         "env_steps": trainer.env_steps(reached.step, reached.state),
         "wall_seconds": reached.wall_seconds,
-        "final_return": evaluated,
+        "final_return": final_return(evaluated),
+        "final_returns": evaluated,
         "state_sha256": state_sha256(reached.state, files),
         "meta_params_sha256": state_sha256(reached.state.meta_params),
     }
@@ -186,6 +187,7 @@ def outcome(
         "env_steps": last["env_steps"],
         "wall_seconds": last["wall_seconds"],
         "final_return": None,
+        "final_returns": None,
         "returns": {task: windows(points, task, trainer.experiment.evaluation.interval) for task in trainer.tasks},
         "state_sha256": None,
         "meta_params_sha256": None,

@@ -29,19 +29,28 @@ STREAMS_OF_A_WORKER = 8
 """On the host, the least that a process is started for: fewer are played faster by this one."""
 
 
-def final_return(trainer: Trainer, state: TrainState) -> float | None:
-    """Mean return of complete episodes of all agents, in environments of their own; ``None`` if none were asked for."""
+def final_returns(trainer: Trainer, state: TrainState) -> dict[str, list[float]] | None:
+    """{task: mean return of each agent that ended on it}, group after group; ``None`` if no episodes were asked for.
+
+    The episodes are complete ones, in environments of their own.
+    """
     episodes = trainer.experiment.evaluation.episodes
     if episodes == 0:
         return None
     key = keys.role_key(state.root_key, keys.Role.EVALUATION)
-    returns = []
+    found: dict[str, list[float]] = {task: [] for task in trainer.tasks}
     for population, group in zip(trainer.populations, state.groups, strict=True):
         for place in range(population.count):
             life, learner = jax.tree.map(lambda x, i=place: x[i], (group.agents.life, group.agents.learner))
             agent_key = jax.random.fold_in(jax.random.fold_in(key, population.index), place)
-            returns.append(agent_returns(population.lifecycle, life, learner, agent_key, episodes=episodes).mean())
-    return float(np.mean(returns))
+            returns = agent_returns(population.lifecycle, life, learner, agent_key, episodes=episodes)
+            found[population.lifecycle.tasks[int(life.task_index)]].append(float(returns.mean()))
+    return found
+
+
+def final_return(returns: dict[str, list[float]] | None) -> float | None:
+    """Mean over all agents of their final returns."""
+    return None if returns is None else float(np.mean([value for of_task in returns.values() for value in of_task]))
 
 
 def agent_returns(lifecycle: Lifecycle, life: Life, learner: LearnerState, key: Array, *, episodes: int) -> np.ndarray:

@@ -101,13 +101,14 @@ def test_run_folder(finished: Path) -> None:
 def test_result(finished: Path) -> None:
     result = result_of(finished)
     assert list(result) == [
-        "status", "experiment", "config_hash", "seed", "steps", "env_steps", "wall_seconds", "final_return", "returns",
-        "state_sha256", "meta_params_sha256", "error",
+        "status", "experiment", "config_hash", "seed", "steps", "env_steps", "wall_seconds", "final_return",
+        "final_returns", "returns", "state_sha256", "meta_params_sha256", "error",
     ]  # fmt: skip
     assert (result["status"], result["experiment"], result["error"]) == ("finished", "ppo_catch", None)
     assert (result["seed"], result["steps"], result["env_steps"]) == (0, STEPS, STEPS * 4 * 4)
     assert result["wall_seconds"] > 0
     assert -1 <= result["final_return"] <= 1
+    assert result["final_returns"] == {"catch_3x3": [result["final_return"]]}
     for name, digits in (("config_hash", 12), ("state_sha256", 64), ("meta_params_sha256", 64)):
         assert re.fullmatch(rf"[0-9a-f]{{{digits}}}", result[name])
     (curve,) = result["returns"].values()
