@@ -17,7 +17,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, gridworlds, gymnasium
+from components.suites import atari, catch, chains, crafter, gridworlds, gymnasium
 
 __all__ = [
     "action_features",
@@ -28,6 +28,7 @@ __all__ = [
     "chains",
     "convolutional_torsos",
     "cores",
+    "crafter",
     "features",
     "gridworlds",
     "gymnasium",

@@ -28,7 +28,11 @@ class Batched:
         """States and first time steps of E new episodes of one task."""
         state, observation = jax.vmap(self.environment.reset, (0, None))(jax.random.split(key, self.size), task)
         zeros = jnp.zeros(self.size)
-        return state, TimeStep(observation=observation, reward=zeros, discount=zeros + 1.0, last=zeros > 0)
+        numbers = dict.fromkeys(self.environment.spec.episode_numbers, zeros)
+        first = TimeStep(
+            observation=observation, reward=zeros, discount=zeros + 1.0, last=zeros > 0, episode_numbers=numbers
+        )
+        return state, first
 
     def step(self, key: Array, task: PyTree, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step of every environment, with actions [E]."""

@@ -27,6 +27,8 @@ class HostStep(NamedTuple):
       last: whether the step ended an episode [S] bool; with discount 1, on dummies alone.
       dummy: whether the step only began an episode, after a limit had cut the last one off: nothing was done, and its
         transition has weight 0 [S] bool.
+      numbers: where the step ended an episode, what the episode reached, in the order of the specification's
+        ``episode_numbers``; else 0 [S, numbers] float32.
     """
 
     observation: np.ndarray
@@ -34,6 +36,7 @@ class HostStep(NamedTuple):
     discount: np.ndarray
     last: np.ndarray
     dummy: np.ndarray
+    numbers: np.ndarray
 
 
 class HostPool:
@@ -180,7 +183,7 @@ class HostPool:
     def _shown(self) -> HostStep:
         # Copies: the next step writes to the same memory, and a device may still be reading.
         arrays = self._arrays
-        shown = (arrays.observation, arrays.reward, arrays.discount, arrays.last, arrays.dummy)
+        shown = (arrays.observation, arrays.reward, arrays.discount, arrays.last, arrays.dummy, arrays.numbers)
         return HostStep(*(array.copy() for array in shown))
 
     def _refuse_other_specs(self, environments: Sequence[HostEnvironment]) -> None:

@@ -105,7 +105,7 @@ class HostPrograms:
         return self.population.agents.map(one, index, params, carry, observation, last, unroll_keys)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def acted(self, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array) -> ActorState:
+    def acted(self, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array, numbers: Array) -> ActorState:
         """The actors after an unroll.
 
         Args:
@@ -113,13 +113,19 @@ class HostPrograms:
           carry: after its last choice.
           fresh: its trajectory [P, T, E, ...].
           dummy: which steps no environment made [P, T, E].
+          numbers: what episodes that ended had reached [P, T, E, numbers].
         """
+        names = self.lifecycle.environment.spec.episode_numbers
 
-        def one(_: PyTree, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array) -> ActorState:
-            def count(statistics: PyTree, row: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
+        def one(
+            _: PyTree, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array, numbers: Array
+        ) -> ActorState:
+            def count(statistics: PyTree, row: tuple[Array, Array, Array, dict[str, Array]]) -> tuple[PyTree, None]:
                 return count_step(statistics, *row), None
 
-            statistics, _ = jax.lax.scan(count, actor.statistics, (fresh.reward, fresh.last, dummy))
+            of_episodes = {name: numbers[..., index] for index, name in enumerate(names)}
+            rows = (fresh.reward, fresh.last, dummy, of_episodes)
+            statistics, _ = jax.lax.scan(count, actor.statistics, rows)
             shown = TimeStep(
                 observation=fresh.observation[-1],
                 reward=fresh.reward[-1],
@@ -129,7 +135,7 @@ class HostPrograms:
             carry = self.lifecycle.network.cleared(carry, shown.last)
             return ActorState(env_state=(), time_step=shown, carry=carry, statistics=statistics)
 
-        return self.population.agents.map(one, (), actor, carry, fresh, dummy)
+        return self.population.agents.map(one, (), actor, carry, fresh, dummy, numbers)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def remember(

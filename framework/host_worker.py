@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from framework.errors import UserError
 from framework.specs import EnvironmentSpec
 
 if TYPE_CHECKING:
-    from framework.interfaces import HostEnvironment, HostStream
+    from framework.interfaces import HostEnvironment, HostStream, MeasuredStream
 
 T = TypeVar("T")
 
@@ -46,6 +46,7 @@ class StepArrays:
       observation: [S, ...].
       reward, discount: [S] float32.
       last, dummy: [S] bool.
+      numbers: of episodes that ended [S, numbers] float32.
       busy: whether something is being done with the stream, so that a crash can be laid to it [S] bool.
     """
 
@@ -55,6 +56,7 @@ class StepArrays:
     discount: np.ndarray
     last: np.ndarray
     dummy: np.ndarray
+    numbers: np.ndarray
     busy: np.ndarray
 
     @staticmethod
@@ -78,11 +80,13 @@ class StepArrays:
 
 
 def _layout(spec: EnvironmentSpec, streams: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
-    scalars = (np.dtype(dtype) for dtype in (np.float32, np.float32, np.bool_, np.bool_, np.bool_))
+    number, flag = np.dtype(np.float32), np.dtype(np.bool_)
     return [
         (np.dtype(np.int32), (streams,)),
         (np.dtype(spec.observation_dtype), (streams, *spec.observation_shape)),
-        *((dtype, (streams,)) for dtype in scalars),
+        *((dtype, (streams,)) for dtype in (number, number, flag, flag)),
+        (number, (streams, len(spec.episode_numbers))),
+        (flag, (streams,)),
     ]
 
 
@@ -176,6 +180,7 @@ class Streams:
 
     def _begin(self, index: int) -> None:
         slot = self._slots[index]
+        self._arrays.numbers[index] = 0.0
         self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=False, dummy=False)
         slot.dummy_next = False
 
@@ -185,14 +190,30 @@ class Streams:
         slot = self._slots[index]
         if slot.dummy_next:
             slot.dummy_next = False
+            self._tell_numbers(index)
             self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=True, dummy=True)
             return
         observation, reward, terminated, truncated = slot.stream.step(action)
         if terminated:
+            self._tell_numbers(index)
             self._show(index, slot.stream.reset(), reward=reward, discount=0.0, last=True, dummy=False)
         else:
             slot.dummy_next = bool(truncated)
+            self._arrays.numbers[index] = 0.0
             self._show(index, observation, reward=reward, discount=1.0, last=False, dummy=False)
+
+    def _tell_numbers(self, index: int) -> None:
+        """What the episode that is over has reached; asked for before the next one begins."""
+        if not self._spec.episode_numbers:
+            return
+        slot = self._slots[index]
+        numbers = tuple(cast("MeasuredStream", slot.stream).episode_numbers())
+        if len(numbers) != len(self._spec.episode_numbers):
+            raise UserError(
+                f"{slot.environment!r} tells {len(numbers)} episode_numbers, its spec names "
+                f"{len(self._spec.episode_numbers)}: make the two agree"
+            )
+        self._arrays.numbers[index] = numbers
 
     def _show(
         self, index: int, observation: np.ndarray, *, reward: float, discount: float, last: bool, dummy: bool

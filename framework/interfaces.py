@@ -8,7 +8,7 @@ Some field names carry meaning: ``head`` (and ``policy``) names a head of the ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -240,7 +240,11 @@ class Environment(Protocol):
 
 @runtime_checkable
 class Suite(Protocol):
-    """A named list of tasks and their environments."""
+    """A named list of tasks and their environments.
+
+    One that needs a package besides the install says so by a class attribute ``requires``, a
+    `framework.requirements.Requirement`; its specifications are known without it.
+    """
 
     def tasks(self) -> Sequence[str]:
         """Names of its tasks."""
@@ -250,6 +254,14 @@ class Suite(Protocol):
 
     def level(self, task: str) -> PyTree:
         """What tells a task from the others of its environment: arrays of the same shapes; ``()`` if nothing does."""
+
+
+@runtime_checkable
+class SummarizedSuite(Suite, Protocol):
+    """A suite whose benchmark reports something of several metrics taken together."""
+
+    def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """More metrics of a logged point, {group/name: number}, from those measured; NaN for what is unknown."""
 
 
 class HostStream(Protocol):
@@ -269,6 +281,13 @@ class HostStream(Protocol):
 
     def close(self) -> None:
         """Frees what the stream holds."""
+
+
+class MeasuredStream(HostStream, Protocol):
+    """A stream whose episodes are measured by more than their returns."""
+
+    def episode_numbers(self) -> Sequence[float]:
+        """What the episode has reached by now, in the order of the specification's ``episode_numbers``."""
 
 
 @runtime_checkable

@@ -318,6 +318,8 @@ class Lifecycle:
             "episode/length": mean_of(statistics.length_sum / completed, completed),
             DUMMY_STEPS: mean_of(statistics.dummy_steps),
         }
+        for name, total in statistics.number_sums.items():
+            means[name] = mean_of(total / completed, completed)
         for index, task in enumerate(self.tasks):
             means[f"return/{task}"] = mean_of(episode_return, jnp.where(life.task_index == index, completed, 0.0))
         if self.group.lifetime is not None:

@@ -14,9 +14,12 @@ class EnvironmentSpec:
       num_actions: number of discrete actions.
       observation_dtype: its NumPy name.
       num_states: number of states, where an observation is a state's index; ``None`` for all others.
+      episode_numbers: what an episode is measured by besides its return and length; metrics tell the means over
+        episodes under these names, ``group/name``.
     """
 
     observation_shape: tuple[int, ...]
     num_actions: int
     observation_dtype: str = "float32"
     num_states: int | None = None
+    episode_numbers: tuple[str, ...] = ()

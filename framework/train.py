@@ -15,6 +15,7 @@ from framework import keys
 from framework.discovery import Discovery
 from framework.environment import refuse_mismatched_environment
 from framework.experiment import Experiment
+from framework.interfaces import SummarizedSuite
 from framework.keys import Role
 from framework.lifecycle import DUMMY_STEPS, Lifecycle
 from framework.parallel import Agents, mean_over_agents, mesh_for, placed
@@ -349,6 +350,15 @@ class Trainer:
         agents, bandit = population.recycled(group, state.root_key, counter, over=over, lost=lost)
         warm_up = jnp.where(over, agents.life.age, 0).sum()
         return group.replace(agents=agents, bandit=bandit, extra_steps=group.extra_steps + warm_up)
+
+
+def logged_numbers(trainer: Trainer, state: TrainState) -> dict[str, float]:
+    """What is `measured`, and what the suites make of it."""
+    numbers = measured(state)
+    for lifecycle in trainer.lifecycles:
+        if isinstance(lifecycle.group.suite, SummarizedSuite):
+            numbers |= lifecycle.group.suite.summary(numbers)
+    return numbers
 
 
 def _joined(trees: list[PyTree]) -> PyTree:

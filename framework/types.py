@@ -27,12 +27,15 @@ class TimeStep(struct.PyTreeNode):
       reward: reward of the step just taken, 0 after a reset [B].
       discount: 0 where the episode terminated, else 1 [B].
       last: whether the step just taken ended an episode, by termination or by a limit [B].
+      episode_numbers: {name: [B]}, what the episode has reached by now, for the names in the environment's
+        specification; read where a step is the last one. Environments outside the device tell theirs elsewhere.
     """
 
     observation: Array
     reward: Array
     discount: Array
     last: Array
+    episode_numbers: dict[str, Array] = struct.field(default_factory=dict)
 
 
 class Trajectory(struct.PyTreeNode):
@@ -207,6 +210,7 @@ class EpisodeStatistics(struct.PyTreeNode):
       completed: number of episodes completed [].
       return_sum, length_sum: over the completed episodes [].
       dummy_steps: time steps that were none of the environments', but resets shown late [].
+      number_sums: {name: sum over the completed episodes []}, of the specification's ``episode_numbers``.
     """
 
     running_return: Array
@@ -215,6 +219,7 @@ class EpisodeStatistics(struct.PyTreeNode):
     return_sum: Array
     length_sum: Array
     dummy_steps: Array
+    number_sums: dict[str, Array] = struct.field(default_factory=dict)
 
 
 class RuleCarry(struct.PyTreeNode):

@@ -73,8 +73,8 @@ class HostGroup:
 
     def first_shown(self) -> TimeStep:
         """What all environments show first [P, E, ...]."""
-        observation, reward, discount, last, _ = jax.device_put(self._of_agents(self.pool.reset()))
-        return TimeStep(observation=observation, reward=reward, discount=discount, last=last)
+        shown = jax.device_put(self._of_agents(self.pool.reset()))
+        return TimeStep(observation=shown.observation, reward=shown.reward, discount=shown.discount, last=shown.last)
 
     def _of_agents(self, step: HostStep) -> HostStep:
         """Rows of streams [S, ...] as those of agents [P, E, ...]."""
@@ -100,11 +100,11 @@ class HostGroup:
             self.pool.send(_only(places, action).reshape(-1))
             of_policy = np.asarray(logits)  # Fetched while the environments are stepped.
             yield
-            observation, reward, discount, last, dummy = self._of_agents(self.pool.receive())
+            observation, reward, discount, last, dummy, numbers = self._of_agents(self.pool.receive())
             observations.append(observation)
-            rows.append((action, reward, discount, last, of_policy, dummy))
+            rows.append((action, reward, discount, last, of_policy, dummy, numbers))
         columns = (np.stack(column, axis=1) for column in (observations, *zip(*rows, strict=True)))
-        shown, chosen, rewards, discounts, ends, behaviour, dummies = jax.device_put(tuple(columns))
+        shown, chosen, rewards, discounts, ends, behaviour, dummies, of_episodes = jax.device_put(tuple(columns))
         fresh = Trajectory(
             observation=shown,
             action=chosen,
@@ -114,7 +114,7 @@ class HostGroup:
             behaviour=behaviour,
             carry=actor.carry,
         )
-        return self._programs.acted(actor, carry, fresh, dummies), fresh
+        return self._programs.acted(actor, carry, fresh, dummies, of_episodes), fresh
 
     def warmed_up(
         self, agents: AgentState, root: Array, counter: Array, places: np.ndarray | None = None

@@ -15,7 +15,7 @@ from framework.experiment import Logging
 from framework.runs.held_out import Measurement
 from framework.runs.metrics import MetricsWriter
 from framework.runs.progress import Progress
-from framework.train import Trainer, measured, with_measurements_reset
+from framework.train import Trainer, logged_numbers, measured, with_measurements_reset
 from framework.types import TrainState
 from framework.worlds import Worlds
 
@@ -79,7 +79,7 @@ def advance(
         step += count
         piece = max(1, min(2 * piece, int(count * POLL_SECONDS / max(now - started, 1e-3))))
         if step % settings.interval == 0 or step == last:
-            means = measured(state)
+            means = logged_numbers(trainer, state)
             _refuse_divergence(means, step, trainer)
             state, checked = with_measurements_reset(state), step
             env_steps, speed = trainer.env_steps(step, state), None

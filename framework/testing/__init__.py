@@ -61,6 +61,12 @@ def registered(*packages: str) -> list[tuple[str, type]]:
     return [(kind, cls) for kind, cls in found if cls.__module__.split(".")[0] in packages]
 
 
+def missing_package(cls: type) -> str | None:
+    """Which package a component needs that is not installed, and what to do; ``None`` if nothing is missing."""
+    needed = registry.requirement_of(cls)
+    return None if needed is None or needed.is_met else needed.missing
+
+
 def check_component(kind: str, cls: type) -> None:
     """Checks an example of a registered class against all that its kind asks for.
 
@@ -169,7 +175,13 @@ def check_environment(environment: Environment, *levels: PyTree, steps: int = 40
     after, time_step = check_function(environment.step, key, task, state, action)
     expect_same_form(after, state, "the state after a step")
     zero = jnp.zeros(())
-    expected = TimeStep(observation=observation, reward=zero, discount=zero, last=jnp.zeros((), bool))
+    expected = TimeStep(
+        observation=observation,
+        reward=zero,
+        discount=zero,
+        last=jnp.zeros((), bool),
+        episode_numbers=dict.fromkeys(spec.episode_numbers, zero),
+    )
     expect_same_form(time_step, expected, "the time step")
 
     batched = Batched(environment, 3)

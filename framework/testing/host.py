@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from framework.interfaces import HostEnvironment, HostStream
+from framework.interfaces import HostEnvironment, HostStream, MeasuredStream
 from framework.testing.expectations import expect
 
 _SEED, _OTHER_SEED = (1, 2), (3, 4)
@@ -30,6 +30,7 @@ def check_host_environment(environment: HostEnvironment, steps: int = 20) -> Non
 
     again = copy.open(_SEED)
     repeated = [again.reset(), *_play(environment, again, actions[:steps])]
+    _check_episode_numbers(environment, again)
     expect(_same(repeated, played), "another stream from the same seed plays otherwise: some randomness is not its own")
 
     # Into a stream that has been somewhere else, twice, so that restoring leaves nothing behind and uses nothing up.
@@ -59,6 +60,15 @@ def _play(environment: HostEnvironment, stream: HostStream, actions: list[int]) 
             played.append(stream.reset().copy())
         expect(np.array_equal(observation, kept), "an observation changes after it was shown: show a copy")
     return played
+
+
+def _check_episode_numbers(environment: HostEnvironment, stream: HostStream) -> None:
+    names = environment.spec.episode_numbers
+    if not names:
+        return
+    numbers = tuple(cast(MeasuredStream, stream).episode_numbers())
+    expect(len(numbers) == len(names), f"it tells {len(numbers)} episode_numbers, its spec names {len(names)}")
+    expect(bool(np.isfinite(numbers).all()), f"its episode_numbers must be finite, got {numbers}")
 
 
 def _check_observation(environment: HostEnvironment, observation: np.ndarray, what: str) -> None:
