@@ -8,6 +8,7 @@ from components import (
     lifetimes,
     loss_terms,
     meta_objectives,
+    multi_input_torsos,
     normalizers,
     optimizers,
     regularizers,
@@ -17,7 +18,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, crafter, gridworlds, gymnasium
+from components.suites import atari, catch, chains, crafter, gridworlds, gymnasium, nethack
 
 __all__ = [
     "action_features",
@@ -37,6 +38,8 @@ __all__ = [
     "lifetimes",
     "loss_terms",
     "meta_objectives",
+    "multi_input_torsos",
+    "nethack",
     "normalizers",
     "optimizers",
     "regularizers",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from framework.errors import UserError
 from framework.interfaces import Environment
+from framework.specs import described, spec_of
 from framework.trees import select
 from framework.types import Array, PyTree, TimeStep
 
@@ -43,7 +44,7 @@ class Batched:
         state, time_step = self.environment.step(step_key, task, state, action)
         new_state, observation = self.environment.reset(reset_key, task)
         state = select(time_step.last, new_state, state)
-        shown = jnp.where(time_step.last, observation, time_step.observation)
+        shown = select(time_step.last, observation, time_step.observation)
         return state, time_step.replace(observation=shown)
 
 
@@ -58,8 +59,8 @@ def refuse_mismatched_environment(environment: Environment, level: PyTree) -> No
     state, first = jax.eval_shape(environment.reset, key, task)
     _, time_step = jax.eval_shape(environment.step, key, task, state, jax.ShapeDtypeStruct((), jnp.int32))
     for when, shown in (("reset", first), ("step", time_step.observation)):
-        if tuple(shown.shape) != spec.observation_shape or shown.dtype != jnp.dtype(spec.observation_dtype):
+        if (found := spec_of(shown)) != spec.observation:
             raise UserError(
-                f"{type(environment).__name__}.{when} shows observations {shown.dtype}{list(shown.shape)}, "
-                f"its spec says {spec.observation_dtype}{list(spec.observation_shape)}: make the two agree"
+                f"{type(environment).__name__}.{when} shows observations {described(found)}, its spec says "
+                f"{spec.shown}: make the two agree"
             )

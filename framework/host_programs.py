@@ -27,6 +27,7 @@ from framework.types import (
     GroupState,
     GroupStep,
     Mean,
+    Observation,
     Params,
     PyTree,
     TimeStep,
@@ -42,7 +43,7 @@ def next_action(
     params: Params,
     carry: PyTree,
     *,
-    observation: Array,
+    observation: Observation,
     last: Array,
     key: Array,
 ) -> tuple[Array, Array, PyTree]:
@@ -92,12 +93,12 @@ class HostPrograms:
 
     @functools.partial(jax.jit, static_argnums=0)
     def act(
-        self, params: Params, carry: PyTree, observation: Array, last: Array, unroll_keys: Array, index: Array
+        self, params: Params, carry: PyTree, observation: Observation, last: Array, unroll_keys: Array, index: Array
     ) -> tuple[Array, Array, PyTree]:
         """Actions [P, E], their logits [P, E, A] and carries at a step of an unroll; see `next_action`."""
 
         def one(
-            index: Array, params: Params, carry: PyTree, observation: Array, last: Array, unroll_key: Array
+            index: Array, params: Params, carry: PyTree, observation: Observation, last: Array, unroll_key: Array
         ) -> tuple[Array, Array, PyTree]:
             key = jax.random.fold_in(jax.random.wrap_key_data(unroll_key), index)
             return next_action(self.lifecycle.network, params, carry, observation=observation, last=last, key=key)

@@ -6,6 +6,7 @@ Nothing here imports JAX: a worker starts fast and touches no accelerator.
 from __future__ import annotations
 
 import dataclasses
+import math
 import mmap
 import os
 import pickle
@@ -15,17 +16,20 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from framework.errors import UserError
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec, Resume, described, map_parts, spec_of
 
 if TYPE_CHECKING:
     from framework.interfaces import HostEnvironment, HostStream, MeasuredStream
 
 T = TypeVar("T")
+
+Observation = Any
+"""An array, or a dictionary of arrays."""
 
 STAND_STILL = -1
 """The action of a stream that is not stepped: it shows again what it last showed."""
@@ -43,7 +47,7 @@ class StepArrays:
 
     Attributes:
       action: [S] int32.
-      observation: [S, ...].
+      observation: [S, ...]; a dictionary of such arrays where the specification has parts.
       reward, discount: [S] float32.
       last, dummy: [S] bool.
       numbers: of episodes that ended [S, numbers] float32.
@@ -51,7 +55,7 @@ class StepArrays:
     """
 
     action: np.ndarray
-    observation: np.ndarray
+    observation: Observation
     reward: np.ndarray
     discount: np.ndarray
     last: np.ndarray
@@ -62,36 +66,44 @@ class StepArrays:
     @staticmethod
     def size(spec: EnvironmentSpec, streams: int) -> int:
         """Bytes that the arrays of S streams take."""
-        return sum(_padded(dtype, shape) for dtype, shape in _layout(spec, streams))
+        layout = _layout(spec, streams)
+        arrays = [array for part in layout for array in (part.values() if isinstance(part, dict) else [part])]
+        return sum(map(_padded, arrays))
 
     @classmethod
     def over(cls, memory: mmap.mmap | bytearray, spec: EnvironmentSpec, streams: int) -> StepArrays:
         """The arrays of S streams over a block of at least `size` bytes."""
-        arrays, offset = [], 0
-        for dtype, shape in _layout(spec, streams):
-            arrays.append(np.ndarray(shape, dtype, buffer=memory, offset=offset))
-            offset += _padded(dtype, shape)
-        return cls(*arrays)
+        offset = 0
+
+        def place(array: ArraySpec) -> np.ndarray:
+            nonlocal offset
+            placed = np.ndarray(array.shape, array.dtype, buffer=memory, offset=offset)
+            offset += _padded(array)
+            return placed
+
+        return cls(*(map_parts(place, part) for part in _layout(spec, streams)))
 
     def of_streams(self, streams: range) -> StepArrays:
         """Views of the rows of some streams."""
         rows = slice(streams.start, streams.stop)
-        return StepArrays(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+        fields = dataclasses.fields(self)
+        return StepArrays(*(map_parts(lambda array: array[rows], getattr(self, field.name)) for field in fields))
 
 
-def _layout(spec: EnvironmentSpec, streams: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
-    number, flag = np.dtype(np.float32), np.dtype(np.bool_)
+def _layout(spec: EnvironmentSpec, streams: int) -> list[ArraySpec | dict[str, ArraySpec]]:
+    """The fields of `StepArrays`, in their order."""
+    number, flag = ArraySpec((streams,), "float32"), ArraySpec((streams,), "bool")
     return [
-        (np.dtype(np.int32), (streams,)),
-        (np.dtype(spec.observation_dtype), (streams, *spec.observation_shape)),
-        *((dtype, (streams,)) for dtype in (number, number, flag, flag)),
-        (number, (streams, len(spec.episode_numbers))),
-        (flag, (streams,)),
+        ArraySpec((streams,), "int32"),
+        spec.arrays(lambda array: ArraySpec((streams, *array.shape), array.dtype)),
+        *(number, number, flag, flag),
+        ArraySpec((streams, len(spec.episode_numbers)), "float32"),
+        flag,
     ]
 
 
-def _padded(dtype: np.dtype, shape: tuple[int, ...]) -> int:
-    return -(-dtype.itemsize * int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT
+def _padded(array: ArraySpec) -> int:
+    return -(-np.dtype(array.dtype).itemsize * math.prod(array.shape) // _ALIGNMENT) * _ALIGNMENT
 
 
 @dataclasses.dataclass
@@ -101,6 +113,12 @@ class _Slot:
     environment: HostEnvironment
     stream: HostStream
     dummy_next: bool = False
+
+
+def resume_of(environment: HostEnvironment) -> Resume:
+    """How streams of an environment go on from a snapshot; exactly, unless it says otherwise by ``resumes``."""
+    resume: Resume = getattr(environment, "resumes", Resume.EXACTLY)
+    return resume
 
 
 class Streams:
@@ -114,6 +132,7 @@ class Streams:
     def __init__(self, arrays: StepArrays, spec: EnvironmentSpec, numbers: range) -> None:
         """Without streams yet; ``numbers`` are theirs in the pool, for error messages."""
         self._arrays, self._spec, self._numbers = arrays, spec, numbers
+        self._expected = spec.observation
         self._slots: list[_Slot] = []
 
     def open(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]]) -> None:
@@ -168,7 +187,8 @@ class Streams:
                 slot.stream.close()
                 slot.environment, slot.stream = environment, stream
             slot.stream.restore(state)
-            slot.dummy_next = dummy_next
+            # Where the episode is lost, a dummy begins the next one: nothing is learned across the gap.
+            slot.dummy_next = dummy_next or resume_of(environment) is Resume.NEW_EPISODE
             return slot.environment
 
         return self._for_each("restoring", self._environments(), restore)
@@ -216,16 +236,15 @@ class Streams:
         self._arrays.numbers[index] = numbers
 
     def _show(
-        self, index: int, observation: np.ndarray, *, reward: float, discount: float, last: bool, dummy: bool
+        self, index: int, observation: Observation, *, reward: float, discount: float, last: bool, dummy: bool
     ) -> None:
         arrays = self._arrays
-        if observation.shape != self._spec.observation_shape or observation.dtype != arrays.observation.dtype:
+        if (shown := spec_of(observation)) != self._expected:
             raise UserError(
-                f"{self._slots[index].environment!r} shows observations "
-                f"{observation.dtype}{list(observation.shape)}, its spec says "
-                f"{self._spec.observation_dtype}{list(self._spec.observation_shape)}: make the two agree"
+                f"{self._slots[index].environment!r} shows observations {described(shown)}, its spec says "
+                f"{self._spec.shown}: make the two agree"
             )
-        arrays.observation[index] = observation
+        map_parts(lambda row, new: row.__setitem__(index, new), arrays.observation, observation)
         arrays.reward[index], arrays.discount[index] = reward, discount
         arrays.last[index], arrays.dummy[index] = last, dummy
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
 from framework.context import FeatureContext
 from framework.specs import EnvironmentSpec
 from framework.types import (
     Array,
     Estimates,
     LossInputs,
+    Observation,
     Params,
     PyTree,
     RegularizerInputs,
@@ -62,11 +61,11 @@ class ValueHead(Head, Protocol):
 class Torso(Protocol):
     """A linen module from observations to an embedding."""
 
-    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+    def __call__(self, observation: Observation, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
         """Embeds T steps.
 
         Args:
-          observation: [T, B, ...].
+          observation: [T, B, ...]; a dictionary of arrays for a torso that names the ``inputs`` it reads.
           reset: whether a new episode begins at a step: the carry is cleared before it [T, B].
           carry: recurrent carry before the first step [B, ...].
 
@@ -231,7 +230,7 @@ class Environment(Protocol):
     def draw_task(self, key: Array, level: PyTree) -> PyTree:
         """The task of a lifetime; the level itself where nothing is drawn."""
 
-    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Array]:
+    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Observation]:
         """State and first observation of a new episode."""
 
     def step(self, key: Array, task: PyTree, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
@@ -265,12 +264,15 @@ class SummarizedSuite(Suite, Protocol):
 
 
 class HostStream(Protocol):
-    """One environment outside the device: a stream of episodes that can be stopped, saved and continued exactly."""
+    """One environment outside the device: a stream of episodes that can be stopped, saved and continued exactly.
 
-    def reset(self) -> np.ndarray:
+    An observation is a NumPy array, or a dictionary of them where the specification has parts.
+    """
+
+    def reset(self) -> Observation:
         """First observation of a new episode."""
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool]:
+    def step(self, action: int) -> tuple[Observation, float, bool, bool]:
         """Observation, reward, whether the episode terminated, whether it was cut off by a limit."""
 
     def snapshot(self) -> bytes:
@@ -292,7 +294,11 @@ class MeasuredStream(HostStream, Protocol):
 
 @runtime_checkable
 class HostEnvironment(Protocol):
-    """An environment outside the device, of which any number of streams can be opened; picklable."""
+    """An environment outside the device, of which any number of streams can be opened; picklable.
+
+    One whose streams do not go on from a snapshot exactly where they were says so by an attribute ``resumes``, a
+    `framework.specs.Resume`; one whose randomness is not all the seed's by an attribute ``seeded``, which is false.
+    """
 
     spec: EnvironmentSpec
 

@@ -236,9 +236,8 @@ class Lifecycle:
         def of_steps(*shape: int, dtype: Any = jnp.float32) -> Any:
             return jax.ShapeDtypeStruct((steps, size, *shape), dtype)
 
-        observation: Any = jax.ShapeDtypeStruct((steps + 1, size, *spec.observation_shape), spec.observation_dtype)
         return Trajectory(
-            observation=observation,
+            observation=spec.arrays(lambda x: jax.ShapeDtypeStruct((steps + 1, size, *x.shape), x.dtype)),
             action=of_steps(dtype=jnp.int32),
             reward=of_steps(),
             discount=of_steps(),

@@ -72,7 +72,9 @@ def unroll(
 
     after, (observation, time_step, action, logits) = jax.lax.scan(step, actor, jax.random.split(key, steps))
     return after, Trajectory(
-        observation=jnp.concatenate([observation, after.time_step.observation[None]]),
+        observation=jax.tree.map(
+            lambda x, latest: jnp.concatenate([x, latest[None]]), observation, after.time_step.observation
+        ),
         action=action,
         reward=time_step.reward,
         discount=time_step.discount,

@@ -352,13 +352,11 @@ class Trainer:
         return group.replace(agents=agents, bandit=bandit, extra_steps=group.extra_steps + warm_up)
 
 
-def logged_numbers(trainer: Trainer, state: TrainState) -> dict[str, float]:
-    """What is `measured`, and what the suites make of it."""
-    numbers = measured(state)
-    for lifecycle in trainer.lifecycles:
-        if isinstance(lifecycle.group.suite, SummarizedSuite):
-            numbers |= lifecycle.group.suite.summary(numbers)
-    return numbers
+def summaries(trainer: Trainer, numbers: Mapping[str, float]) -> dict[str, float]:
+    """What the suites make of what was `measured` {name: number}."""
+    suites = (lifecycle.group.suite for lifecycle in trainer.lifecycles)
+    made = (suite.summary(numbers) for suite in suites if isinstance(suite, SummarizedSuite))
+    return {name: number for summary in made for name, number in summary.items()}
 
 
 def _joined(trees: list[PyTree]) -> PyTree:

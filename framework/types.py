@@ -15,6 +15,7 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Observation = Any  # An array, or a dictionary of arrays.
 Params = Any
 Outputs = dict[str, Array]
 
@@ -23,7 +24,8 @@ class TimeStep(struct.PyTreeNode):
     """What an environment shows after a reset or a step.
 
     Attributes:
-      observation: the observation to act on; after an episode's end already the next episode's first [B, ...].
+      observation: the observation to act on; after an episode's end already the next episode's first [B, ...]. One
+        array, or a dictionary of arrays: see `framework.specs.EnvironmentSpec`.
       reward: reward of the step just taken, 0 after a reset [B].
       discount: 0 where the episode terminated, else 1 [B].
       last: whether the step just taken ended an episode, by termination or by a limit [B].
@@ -31,7 +33,7 @@ class TimeStep(struct.PyTreeNode):
         specification; read where a step is the last one. Environments outside the device tell theirs elsewhere.
     """
 
-    observation: Array
+    observation: Observation
     reward: Array
     discount: Array
     last: Array
@@ -42,7 +44,7 @@ class Trajectory(struct.PyTreeNode):
     """T transitions of B environments. Row T of one trajectory is row 0 of the next: none is lost.
 
     Attributes:
-      observation: [T+1, B, ...].
+      observation: [T+1, B, ...]; one array, or a dictionary of arrays.
       action: [T, B].
       reward: [T, B].
       discount: 0 where the episode terminated, else 1 [T, B].
@@ -51,7 +53,7 @@ class Trajectory(struct.PyTreeNode):
       carry: the torso's recurrent carry before row 0 [B, ...]; an empty tuple for memoryless torsos.
     """
 
-    observation: Array
+    observation: Observation
     action: Array
     reward: Array
     discount: Array

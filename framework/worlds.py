@@ -26,6 +26,7 @@ from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.population import Population
 from framework.programs import compiled
+from framework.specs import map_parts
 from framework.train import Trainer
 from framework.types import (
     ActorState,
@@ -33,6 +34,7 @@ from framework.types import (
     Array,
     GroupState,
     GroupStep,
+    Observation,
     Params,
     TimeStep,
     TrainState,
@@ -78,7 +80,8 @@ class HostGroup:
 
     def _of_agents(self, step: HostStep) -> HostStep:
         """Rows of streams [S, ...] as those of agents [P, E, ...]."""
-        return HostStep(*(x.reshape(self.population.count, self._size, *x.shape[1:]) for x in step))
+        of_agents = jax.tree.map(lambda x: x.reshape(self.population.count, self._size, *x.shape[1:]), step)
+        return cast(HostStep, of_agents)
 
     def unroll(
         self, agents: AgentState, unroll_keys: Array, *, steps: int, places: np.ndarray | None = None
@@ -89,8 +92,9 @@ class HostGroup:
           The actors after the steps, and their trajectories [P, T, E, ...].
         """
         actor, carry = agents.actor, agents.actor.carry
-        observation, last = np.asarray(actor.time_step.observation), np.asarray(actor.time_step.last)
-        observations: list[np.ndarray] = [observation]
+        shown = jax.tree.map(np.asarray, actor.time_step)
+        observation, last = shown.observation, shown.last
+        observations: list[Observation] = [observation]
         rows: list[tuple[np.ndarray, ...]] = []
         for index in range(steps):
             drawn, logits, carry = self._programs.act(
@@ -103,10 +107,12 @@ class HostGroup:
             observation, reward, discount, last, dummy, numbers = self._of_agents(self.pool.receive())
             observations.append(observation)
             rows.append((action, reward, discount, last, of_policy, dummy, numbers))
-        columns = (np.stack(column, axis=1) for column in (observations, *zip(*rows, strict=True)))
-        shown, chosen, rewards, discounts, ends, behaviour, dummies, of_episodes = jax.device_put(tuple(columns))
+        columns = [
+            jax.tree.map(lambda *x: np.stack(x, axis=1), *column) for column in (observations, *zip(*rows, strict=True))
+        ]
+        seen, chosen, rewards, discounts, ends, behaviour, dummies, of_episodes = jax.device_put(tuple(columns))
         fresh = Trajectory(
-            observation=shown,
+            observation=seen,
             action=chosen,
             reward=rewards,
             discount=discounts,
@@ -178,7 +184,8 @@ class HostGroup:
             self._births[place] += 1
             for environment in range(self._size):
                 stream, seed = place * self._size + environment, self._seed(place, environment)
-                shown.observation[place, environment] = self.pool.replace(stream, self._environment(place), seed)
+                first = self.pool.replace(stream, self._environment(place), seed)
+                map_parts(lambda x, new, at=(place, environment): x.__setitem__(at, new), shown.observation, first)
             shown.reward[place], shown.discount[place], shown.last[place] = 0.0, 1.0, False
         agents, bandit = self._programs.recycled(group, root, counter, over, lost, shown)
         agents = yield from self.warmed_up(agents, root, counter, over)

@@ -25,7 +25,7 @@ from framework.host import HostPool
 from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.registry import component
-from framework.train import Trainer, logged_numbers, measured, with_measurements_reset
+from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import AgentState, PyTree, TrainState, Trajectory
 from framework.update_rule import POLICY
 from framework.worlds import HostGroup, Worlds, _finishing, _stepping
@@ -252,9 +252,10 @@ def test_what_episodes_are_measured_by_is_logged() -> None:
     trainer = counting("Counting.measured = True")
     with Worlds(trainer, 0) as worlds:
         state = trainer.steps(trainer.init(worlds), 5, worlds)
-        numbers = logged_numbers(trainer, state)
-        assert [numbers["steps/made"], numbers["steps/squared"], numbers["steps/both"]] == [3.0, 9.0, 12.0]
-        assert logged_numbers(trainer, with_measurements_reset(state))["steps/both"] != 12.0
+    numbers = measured(state)
+    assert [numbers["steps/made"], numbers["steps/squared"]] == [3.0, 9.0]
+    assert summaries(trainer, numbers) == {"steps/both": 12.0}
+    assert np.isnan(measured(with_measurements_reset(state))["steps/made"])
 
 
 def test_dummies_before_the_first_update_are_counted_out_once() -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from framework import registry
 from framework.environment import Batched
 from framework.interfaces import Environment, HostEnvironment, Optimizer, Replay, Suite, TransposableOptimizer, Weights
+from framework.specs import described, spec_of
 from framework.testing import examples
 from framework.testing.discovery import check_bandit, check_lifetime, check_meta_objective, check_regularizer
 from framework.testing.examples import EXAMPLE, Sizes
@@ -169,8 +170,8 @@ def check_environment(environment: Environment, *levels: PyTree, steps: int = 40
         expect_same_form(level, levels[0], "one of several levels of the same environment")
     task = check_function(environment.draw_task, key, levels[0])
     state, observation = check_function(environment.reset, key, task)
-    expect_shape(observation, spec.observation_shape, "the first observation")
-    expect(observation.dtype == spec.observation_dtype, f"the first observation is of dtype {observation.dtype}")
+    found = spec_of(observation)
+    expect(found == spec.observation, f"the first observation is {described(found)}, the spec says {spec.shown}")
     action = jnp.zeros((), jnp.int32)
     after, time_step = check_function(environment.step, key, task, state, action)
     expect_same_form(after, state, "the state after a step")
@@ -201,7 +202,7 @@ def check_environment(environment: Environment, *levels: PyTree, steps: int = 40
 
     for level in levels:
         played = play(key, level)
-        finite = [np.isfinite(x).all() for x in (played.reward, played.observation)]
+        finite = [np.isfinite(x).all() for x in jax.tree.leaves((played.reward, played.observation))]
         expect(all(finite), "rewards and observations must be finite")
         expect(np.isin(played.discount, (0.0, 1.0)).all(), "discounts must be 0 or 1")
         expect(np.all(played.last | (played.discount > 0)), "an episode terminates without being over: set last")
