@@ -9,6 +9,7 @@ from components import (
     lifetimes,
     loss_terms,
     meta_objectives,
+    multi_input_torsos,
     normalizers,
     optimizers,
     regularizers,
@@ -18,7 +19,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, classic_control, gridworlds, gymnasium
+from components.suites import atari, catch, chains, classic_control, crafter, gridworlds, gymnasium, nethack
 
 __all__ = [
     "action_features",
@@ -31,6 +32,7 @@ __all__ = [
     "classic_control",
     "convolutional_torsos",
     "cores",
+    "crafter",
     "features",
     "gridworlds",
     "gymnasium",
@@ -39,6 +41,8 @@ __all__ = [
     "lifetimes",
     "loss_terms",
     "meta_objectives",
+    "multi_input_torsos",
+    "nethack",
     "normalizers",
     "optimizers",
     "regularizers",

@@ -19,13 +19,14 @@ from components.normalizers import Moments, initial_moments, normalize, update_m
 from components.optimizers import Adam
 from components.torsos import MLP
 from components.value_estimators import importance_ratio, v_trace
-from framework.agent import HEAD_STDDEV, resets
+from framework.agent import HEAD_STDDEV, resets, unread_inputs
+from framework.errors import UserError
 from framework.interfaces import Number, Optimizer, Torso
 from framework.layers import Linear, Table
 from framework.registry import component
 from framework.specs import EnvironmentSpec
 from framework.transforms import log_probability, signed_parabolic, weighted_mean
-from framework.types import Array, Params, PyTree, Trajectory
+from framework.types import Array, Observation, Params, PyTree, Trajectory
 
 VALUE_NETWORK: Torso = MLP((256, 256))
 """Torso of the value function in the authors' meta-training notebook."""
@@ -41,11 +42,11 @@ class ValueNetwork(nn.Module):
     num_states: int | None
 
     @nn.compact
-    def __call__(self, observation: Array, last: Array) -> Array:
+    def __call__(self, observation: Observation, last: Array) -> Array:
         """From observations [T+1, B, ...] and the ends of episodes [T, B] to [T+1, B]."""
         if self.num_states is not None:
             return Table(self.num_states, (1,), name="value")(observation).squeeze(-1)
-        carry = self.torso.initial_carry(observation.shape[1])
+        carry = self.torso.initial_carry(last.shape[1])
         embedding, _ = self.torso(observation, resets(last), carry)
         return Linear(1, stddev=HEAD_STDDEV, name="value")(embedding).squeeze(-1)
 
@@ -82,7 +83,9 @@ class _PolicyGradient(abc.ABC):
         return cast(Array, network.apply({"params": params}, trajectory.observation, trajectory.last))
 
     def _initial_value(self, key: Array, spec: EnvironmentSpec) -> ValueState:
-        observation = jnp.zeros((2, 1, *spec.observation_shape), spec.observation_dtype)
+        observation = spec.arrays(lambda x: jnp.zeros((2, 1, *x.shape), x.dtype))
+        if (message := unread_inputs(self.value_network, spec)) is not None:
+            raise UserError(f"the value network cannot read the observations: {message}")
         network = ValueNetwork(self.value_network, spec.num_states)
         params = network.init(key, observation, jnp.zeros((1, 1), bool))["params"]
         return ValueState(params=params, opt_state=self.optimizer.init(params))

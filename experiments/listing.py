@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
 
 def _as_text(chosen: dict[str, dict[str, type]]) -> str:
     blocks = [
-        "\n".join([kind, *(f"  {_signature(cls)}  {_summary(cls)}".rstrip() for cls in classes.values())])
+        "\n".join([kind, *(f"  {_signature(cls)}  {_summary(cls)}{_needs(cls)}".rstrip() for cls in classes.values())])
         for kind, classes in chosen.items()
         if classes
     ]
@@ -63,13 +63,23 @@ def _described(cls: type) -> dict[str, Any]:
         | ({} if parameter.required else {"default": _plain(parameter.default)})
         for parameter in registry.parameters(cls)
     ]
-    return {"name": cls.__name__, "parameters": described, "summary": _summary(cls)}
+    needed = registry.requirement_of(cls)
+    package = {} if needed is None else {"requires": {"package": needed.package, "installed": needed.is_met}}
+    return {"name": cls.__name__, "parameters": described, "summary": _summary(cls)} | package
 
 
 def _summary(cls: type) -> str:
     # A dataclass without a docstring is given its signature as one.
     lines = (cls.__doc__ or "").strip().splitlines()
     return lines[0] if lines and not lines[0].startswith(f"{cls.__name__}(") else ""
+
+
+def _needs(cls: type) -> str:
+    """Which package a component needs, and how to get it where it is not there."""
+    needed = registry.requirement_of(cls)
+    if needed is None:
+        return ""
+    return f" (needs {needed.package}: {'installed' if needed.is_met else needed.install})"
 
 
 def _default(value: Any) -> str:

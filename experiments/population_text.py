@@ -64,15 +64,25 @@ def environment_facts(environment: EnvironmentDescription) -> dict[str, str]:
     """Tasks, observations and actions; how many tasks is said by the name of the first fact."""
     tasks, more = environment.tasks, len(environment.tasks) - _MOST_NAMED
     named = ", ".join(tasks[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-    index = f": the index of one of {environment.num_states:,} states" if environment.num_states is not None else ""
     where = ", outside the device" if environment.on_host else ""
+    resume = {} if environment.resume is None else {"resume": f"environments go on {environment.resume}"}
     return {
         "task"
         if len(tasks) == 1
         else f"{len(tasks):,} tasks": f"{named} of {component_text(environment.suite)}{where}",
-        "observation": f"{environment.observation_dtype} {shape_text(environment.observation_shape)}{index}",
+        "observation": observation_text(environment),
         "actions": str(environment.num_actions),
-    }
+    } | resume
+
+
+def observation_text(environment: EnvironmentDescription) -> str:
+    """What is observed: one array, or several by name."""
+    if environment.parts:
+        return ", ".join(
+            f"{name} {part['dtype']} {shape_text(part['shape'])}" for name, part in environment.parts.items()
+        )
+    index = f": the index of one of {environment.num_states:,} states" if environment.num_states is not None else ""
+    return f"{environment.observation_dtype} {shape_text(environment.observation_shape)}{index}"
 
 
 def _shares(group: GroupDescription) -> dict[str, str]:

@@ -13,11 +13,28 @@ from framework.interfaces import ActionModel, Head, Optimizer, Torso
 from framework.layers import Linear, Table
 from framework.registry import Problem, component
 from framework.specs import EnvironmentSpec
-from framework.types import ActingParams, Array, Outputs, Params, PyTree
+from framework.types import ActingParams, Array, Observation, Outputs, Params, PyTree
 from framework.update_rule import UpdateRule
 
 HEAD_STDDEV = 0.01
 """Of the initial weights of heads on the torso (the authors' reference agent)."""
+
+
+def inputs_of(torso: Torso) -> tuple[str, ...]:
+    """The arrays of a dictionary that a torso reads, by name; none for one that reads a single array."""
+    inputs: tuple[str, ...] = getattr(torso, "inputs", ())
+    return inputs
+
+
+def unread_inputs(torso: Torso, spec: EnvironmentSpec) -> str | None:
+    """What is wrong where a torso reads a dictionary and is shown an array, or other arrays, or the other way."""
+    name, inputs, parts = type(torso).__name__, inputs_of(torso), dict(spec.parts)
+    for wanted in inputs:
+        if wanted not in parts:
+            return f"{name} reads '{wanted}', the environment shows {spec.shown}: use another torso"
+    if parts and not inputs:
+        return f"{name} reads one array, the environment shows {spec.shown}: use torsos.MultiInput or another"
+    return None
 
 
 def takes_index(torso: Torso) -> bool:
@@ -39,7 +56,7 @@ class NetworkModule(nn.Module):
     @nn.compact
     def __call__(
         self,
-        observation: Array,
+        observation: Observation,
         reset: Array,
         carry: PyTree,
         action: Array | None = None,
@@ -92,7 +109,7 @@ class Network:
 
     def init(self, key: Array) -> Params:
         """Parameters drawn at random."""
-        observation = jnp.zeros((1, 1, *self.spec.observation_shape), self.spec.observation_dtype)
+        observation = self.spec.arrays(lambda x: jnp.zeros((1, 1, *x.shape), x.dtype))
         return self.module.init(key, observation, jnp.zeros((1, 1), bool), self.initial_carry(1))["params"]
 
     def initial_carry(self, batch: int) -> PyTree:
@@ -100,7 +117,7 @@ class Network:
         return self.module.torso.initial_carry(batch)
 
     def unroll(
-        self, params: Params, observation: Array, last: Array, carry: PyTree, action: Array | None = None
+        self, params: Params, observation: Observation, last: Array, carry: PyTree, action: Array | None = None
     ) -> Outputs:
         """Outputs for T+1 observations of a trajectory.
 
@@ -120,13 +137,14 @@ class Network:
         reset = resets(last)
         return self.module.apply({"params": params}, observation, reset, carry, action)[0]
 
-    def policy(self, by: ActingParams, observation: Array, carry: PyTree) -> tuple[Array, PyTree]:
+    def policy(self, by: ActingParams, observation: Observation, carry: PyTree) -> tuple[Array, PyTree]:
         """Logits of what is done [B, A] at one step's observations [B, ...], and the torso's new carry.
 
         The carry must have been cleared where an episode ended; see `cleared`.
         """
-        reset, head = jnp.zeros((1, observation.shape[0]), bool), self.rule.acting_head
-        outputs, carry = self.module.apply({"params": by.params}, observation[None], reset, carry, only=head)
+        step, head = jax.tree.map(lambda x: x[None], observation), self.rule.acting_head
+        reset = jnp.zeros((1, jax.tree.leaves(observation)[0].shape[0]), bool)
+        outputs, carry = self.module.apply({"params": by.params}, step, reset, carry, only=head)
         return self.rule.policy(outputs[head][0], by.hyperparameters), carry
 
     def cleared(self, carry: PyTree, last: Array) -> PyTree:
@@ -179,9 +197,10 @@ class Agent:
     def problems_with(self, spec: EnvironmentSpec) -> list[Problem]:
         """Whether the agent can read an environment's observations."""
         torso = type(self.torso).__name__
+        if (message := unread_inputs(self.torso, spec)) is not None:
+            return [Problem(self, "torso", message)]
         if takes_index(self.torso) and spec.num_states is None:
-            shown = f"{spec.observation_dtype}{list(spec.observation_shape)}"
-            message = f"{torso} reads a state's index, the environment shows {shown}: use torsos.MLP or another"
+            message = f"{torso} reads a state's index, the environment shows {spec.shown}: use torsos.MLP or another"
             return [Problem(self, "torso", message)]
         if spec.num_states is not None and not takes_index(self.torso):
             message = f"{torso} would read the index of one of {spec.num_states} states as a number: use torsos.Tabular"

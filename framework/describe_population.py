@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from framework.description import (
     Parameters,
 )
 from framework.experiment import Experiment, HeldOut
+from framework.host_worker import resume_of
+from framework.interfaces import HostEnvironment
+from framework.lifecycle import Lifecycle
 from framework.parallel import mesh_size
 from framework.population import Population
 from framework.train import Trainer
@@ -43,8 +47,10 @@ def describe_group(population: Population, meta_params: Params, steps: int) -> G
             suite=configuration(group.suite),
             tasks=lifecycle.tasks,
             on_host=lifecycle.on_host,
+            resume=_resume(lifecycle),
             observation_shape=spec.observation_shape,
             observation_dtype=spec.observation_dtype,
+            parts={name: dataclasses.asdict(array) for name, array in spec.parts},
             num_states=spec.num_states,
             num_actions=spec.num_actions,
         ),
@@ -61,6 +67,14 @@ def describe_group(population: Population, meta_params: Params, steps: int) -> G
         schedule=_schedule(population, steps),
         memory_megabytes=_memory(_agent_parts(one)),
     )
+
+
+def _resume(lifecycle: Lifecycle) -> str | None:
+    """How the environments of all tasks go on after an interruption."""
+    if not lifecycle.on_host:
+        return None
+    environments = (cast(HostEnvironment, lifecycle.group.suite.environment(task)) for task in lifecycle.tasks)
+    return ", or ".join(dict.fromkeys(resume_of(environment).value for environment in environments))
 
 
 def _schedule(population: Population, steps: int) -> GroupScheduleDescription:

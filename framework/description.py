@@ -41,7 +41,9 @@ class EnvironmentDescription:
     Attributes:
       suite, tasks: the tasks and where they are from; agents begin with them in turn.
       on_host: whether the environments are outside the device.
-      observation_shape, observation_dtype: of one observation.
+      resume: how those outside the device go on after an interruption; ``None`` on the device.
+      observation_shape, observation_dtype: of one observation; ``()`` where it is a dictionary of arrays.
+      parts: {name: {shape, dtype}} of the arrays of a dictionary; empty where an observation is one array.
       num_states: how many states there are, where an observation is the index of one.
       num_actions: A.
     """
@@ -49,8 +51,10 @@ class EnvironmentDescription:
     suite: Component
     tasks: tuple[str, ...]
     on_host: bool
+    resume: str | None
     observation_shape: tuple[int, ...]
     observation_dtype: str
+    parts: dict[str, dict[str, Any]]
     num_states: int | None
     num_actions: int
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from framework.errors import UserError
 from framework.interfaces import Environment
+from framework.specs import described, spec_of
 from framework.trees import select
 from framework.types import Array, PyTree, TimeStep
 
@@ -28,7 +29,11 @@ class Batched:
         """States and first time steps of E new episodes of one task."""
         state, observation = jax.vmap(self.environment.reset, (0, None))(jax.random.split(key, self.size), task)
         zeros = jnp.zeros(self.size)
-        return state, TimeStep(observation=observation, reward=zeros, discount=zeros + 1.0, last=zeros > 0)
+        numbers = dict.fromkeys(self.environment.spec.episode_numbers, zeros)
+        first = TimeStep(
+            observation=observation, reward=zeros, discount=zeros + 1.0, last=zeros > 0, episode_numbers=numbers
+        )
+        return state, first
 
     def step(self, key: Array, task: PyTree, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
         """One step of every environment, with actions [E]."""
@@ -39,7 +44,7 @@ class Batched:
         state, time_step = self.environment.step(step_key, task, state, action)
         new_state, observation = self.environment.reset(reset_key, task)
         state = select(time_step.last, new_state, state)
-        shown = jnp.where(time_step.last, observation, time_step.observation)
+        shown = select(time_step.last, observation, time_step.observation)
         return state, time_step.replace(observation=shown)
 
 
@@ -54,8 +59,8 @@ def refuse_mismatched_environment(environment: Environment, level: PyTree) -> No
     state, first = jax.eval_shape(environment.reset, key, task)
     _, time_step = jax.eval_shape(environment.step, key, task, state, jax.ShapeDtypeStruct((), jnp.int32))
     for when, shown in (("reset", first), ("step", time_step.observation)):
-        if tuple(shown.shape) != spec.observation_shape or shown.dtype != jnp.dtype(spec.observation_dtype):
+        if (found := spec_of(shown)) != spec.observation:
             raise UserError(
-                f"{type(environment).__name__}.{when} shows observations {shown.dtype}{list(shown.shape)}, "
-                f"its spec says {spec.observation_dtype}{list(spec.observation_shape)}: make the two agree"
+                f"{type(environment).__name__}.{when} shows observations {described(found)}, its spec says "
+                f"{spec.shown}: make the two agree"
             )

@@ -21,7 +21,7 @@ from framework.interfaces import HostEnvironment
 from framework.lifecycle import Lifecycle
 from framework.rollout import act, initial_actor
 from framework.train import Trainer
-from framework.types import ActingParams, ActorState, Array, LearnerState, Life, PyTree, TrainState
+from framework.types import ActingParams, ActorState, Array, LearnerState, Life, Observation, PyTree, TrainState
 
 STEPS_PER_CALL = 256
 
@@ -87,7 +87,7 @@ def _chooser(network: Network) -> Callable[..., tuple[Array, PyTree]]:
 
     @jax.jit
     def choose(
-        by: ActingParams, carry: PyTree, observation: Array, last: Array, key: Array, step: Array
+        by: ActingParams, carry: PyTree, observation: Observation, last: Array, key: Array, step: Array
     ) -> tuple[Array, PyTree]:
         key = jax.random.fold_in(key, step)
         action, _, carry = next_action(network, by, carry, observation=observation, last=last, key=key)

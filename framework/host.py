@@ -11,7 +11,8 @@ import numpy as np
 
 from framework.errors import UserError
 from framework.host_crew import Worker, WorkerDiedError, dismiss, gather
-from framework.host_worker import STAND_STILL, Streams
+from framework.host_worker import STAND_STILL, Observation, Streams
+from framework.specs import map_parts
 
 if TYPE_CHECKING:
     from framework.interfaces import HostEnvironment
@@ -21,19 +22,22 @@ class HostStep(NamedTuple):
     """What S streams show after a reset or a step.
 
     Attributes:
-      observation: to act on next [S, ...].
+      observation: to act on next [S, ...]; an array, or a dictionary of arrays.
       reward: [S] float32.
       discount: 0 where the episode terminated, else 1 [S] float32.
       last: whether the step ended an episode [S] bool; with discount 1, on dummies alone.
       dummy: whether the step only began an episode, after a limit had cut the last one off: nothing was done, and its
         transition has weight 0 [S] bool.
+      numbers: where the step ended an episode, what the episode reached, in the order of the specification's
+        ``episode_numbers``; else 0 [S, numbers] float32.
     """
 
-    observation: np.ndarray
+    observation: Observation
     reward: np.ndarray
     discount: np.ndarray
     last: np.ndarray
     dummy: np.ndarray
+    numbers: np.ndarray
 
 
 class HostPool:
@@ -129,7 +133,7 @@ class HostPool:
         self._sent = False
         return self._shown()
 
-    def replace(self, stream: int, environment: HostEnvironment, seed: Sequence[int]) -> np.ndarray:
+    def replace(self, stream: int, environment: HostEnvironment, seed: Sequence[int]) -> Observation:
         """Opens another stream in the place of one.
 
         Returns:
@@ -147,7 +151,7 @@ class HostPool:
         self._environments[stream] = environment
         self._guarded(lambda: member.ask(Streams.replace, stream - member.own.start, environment, seed))
         self._guarded(member.answer)
-        return self._arrays.observation[stream].copy()
+        return map_parts(lambda rows: rows[stream].copy(), self._arrays.observation)
 
     def snapshot(self) -> list[bytes]:
         """The whole state of every stream: its generators, its environment, whether a dummy comes next [S]."""
@@ -180,8 +184,8 @@ class HostPool:
     def _shown(self) -> HostStep:
         # Copies: the next step writes to the same memory, and a device may still be reading.
         arrays = self._arrays
-        shown = (arrays.observation, arrays.reward, arrays.discount, arrays.last, arrays.dummy)
-        return HostStep(*(array.copy() for array in shown))
+        shown = (arrays.observation, arrays.reward, arrays.discount, arrays.last, arrays.dummy, arrays.numbers)
+        return HostStep(*(map_parts(np.copy, array) for array in shown))
 
     def _refuse_other_specs(self, environments: Sequence[HostEnvironment]) -> None:
         seen: HostEnvironment | None = None

@@ -28,6 +28,7 @@ from framework.types import (
     GroupState,
     GroupStep,
     Mean,
+    Observation,
     Params,
     PyTree,
     TimeStep,
@@ -43,7 +44,7 @@ def next_action(
     by: ActingParams,
     carry: PyTree,
     *,
-    observation: Array,
+    observation: Observation,
     last: Array,
     key: Array,
 ) -> tuple[Array, Array, PyTree]:
@@ -93,12 +94,12 @@ class HostPrograms:
 
     @functools.partial(jax.jit, static_argnums=0)
     def act(
-        self, by: ActingParams, carry: PyTree, observation: Array, last: Array, unroll_keys: Array, index: Array
+        self, by: ActingParams, carry: PyTree, observation: Observation, last: Array, unroll_keys: Array, index: Array
     ) -> tuple[Array, Array, PyTree]:
         """Actions [P, E], their logits [P, E, A] and carries at a step of an unroll; see `next_action`."""
 
         def one(
-            index: Array, by: ActingParams, carry: PyTree, observation: Array, last: Array, unroll_key: Array
+            index: Array, by: ActingParams, carry: PyTree, observation: Observation, last: Array, unroll_key: Array
         ) -> tuple[Array, Array, PyTree]:
             key = jax.random.fold_in(jax.random.wrap_key_data(unroll_key), index)
             return next_action(self.lifecycle.network, by, carry, observation=observation, last=last, key=key)
@@ -106,7 +107,7 @@ class HostPrograms:
         return self.population.agents.map(one, index, by, carry, observation, last, unroll_keys)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def acted(self, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array) -> ActorState:
+    def acted(self, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array, numbers: Array) -> ActorState:
         """The actors after an unroll.
 
         Args:
@@ -114,13 +115,19 @@ class HostPrograms:
           carry: after its last choice.
           fresh: its trajectory [P, T, E, ...].
           dummy: which steps no environment made [P, T, E].
+          numbers: what episodes that ended had reached [P, T, E, numbers].
         """
+        names = self.lifecycle.environment.spec.episode_numbers
 
-        def one(_: PyTree, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array) -> ActorState:
-            def count(statistics: PyTree, row: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
+        def one(
+            _: PyTree, actor: ActorState, carry: PyTree, fresh: Trajectory, dummy: Array, numbers: Array
+        ) -> ActorState:
+            def count(statistics: PyTree, row: tuple[Array, Array, Array, dict[str, Array]]) -> tuple[PyTree, None]:
                 return count_step(statistics, *row), None
 
-            statistics, _ = jax.lax.scan(count, actor.statistics, (fresh.reward, fresh.last, dummy))
+            of_episodes = {name: numbers[..., index] for index, name in enumerate(names)}
+            rows = (fresh.reward, fresh.last, dummy, of_episodes)
+            statistics, _ = jax.lax.scan(count, actor.statistics, rows)
             shown = TimeStep(
                 observation=fresh.observation[-1],
                 reward=fresh.reward[-1],
@@ -130,7 +137,7 @@ class HostPrograms:
             carry = self.lifecycle.network.cleared(carry, shown.last)
             return ActorState(env_state=(), time_step=shown, carry=carry, statistics=statistics)
 
-        return self.population.agents.map(one, (), actor, carry, fresh, dummy)
+        return self.population.agents.map(one, (), actor, carry, fresh, dummy, numbers)
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
     def remember(

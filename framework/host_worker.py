@@ -6,6 +6,7 @@ Nothing here imports JAX: a worker starts fast and touches no accelerator.
 from __future__ import annotations
 
 import dataclasses
+import math
 import mmap
 import os
 import pickle
@@ -15,17 +16,20 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from framework.errors import UserError
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec, Resume, described, map_parts, spec_of
 
 if TYPE_CHECKING:
-    from framework.interfaces import HostEnvironment, HostStream
+    from framework.interfaces import HostEnvironment, HostStream, MeasuredStream
 
 T = TypeVar("T")
+
+Observation = Any
+"""An array, or a dictionary of arrays."""
 
 STAND_STILL = -1
 """The action of a stream that is not stepped: it shows again what it last showed."""
@@ -43,51 +47,63 @@ class StepArrays:
 
     Attributes:
       action: [S] int32.
-      observation: [S, ...].
+      observation: [S, ...]; a dictionary of such arrays where the specification has parts.
       reward, discount: [S] float32.
       last, dummy: [S] bool.
+      numbers: of episodes that ended [S, numbers] float32.
       busy: whether something is being done with the stream, so that a crash can be laid to it [S] bool.
     """
 
     action: np.ndarray
-    observation: np.ndarray
+    observation: Observation
     reward: np.ndarray
     discount: np.ndarray
     last: np.ndarray
     dummy: np.ndarray
+    numbers: np.ndarray
     busy: np.ndarray
 
     @staticmethod
     def size(spec: EnvironmentSpec, streams: int) -> int:
         """Bytes that the arrays of S streams take."""
-        return sum(_padded(dtype, shape) for dtype, shape in _layout(spec, streams))
+        layout = _layout(spec, streams)
+        arrays = [array for part in layout for array in (part.values() if isinstance(part, dict) else [part])]
+        return sum(map(_padded, arrays))
 
     @classmethod
     def over(cls, memory: mmap.mmap | bytearray, spec: EnvironmentSpec, streams: int) -> StepArrays:
         """The arrays of S streams over a block of at least `size` bytes."""
-        arrays, offset = [], 0
-        for dtype, shape in _layout(spec, streams):
-            arrays.append(np.ndarray(shape, dtype, buffer=memory, offset=offset))
-            offset += _padded(dtype, shape)
-        return cls(*arrays)
+        offset = 0
+
+        def place(array: ArraySpec) -> np.ndarray:
+            nonlocal offset
+            placed = np.ndarray(array.shape, array.dtype, buffer=memory, offset=offset)
+            offset += _padded(array)
+            return placed
+
+        return cls(*(map_parts(place, part) for part in _layout(spec, streams)))
 
     def of_streams(self, streams: range) -> StepArrays:
         """Views of the rows of some streams."""
         rows = slice(streams.start, streams.stop)
-        return StepArrays(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+        fields = dataclasses.fields(self)
+        return StepArrays(*(map_parts(lambda array: array[rows], getattr(self, field.name)) for field in fields))
 
 
-def _layout(spec: EnvironmentSpec, streams: int) -> list[tuple[np.dtype, tuple[int, ...]]]:
-    scalars = (np.dtype(dtype) for dtype in (np.float32, np.float32, np.bool_, np.bool_, np.bool_))
+def _layout(spec: EnvironmentSpec, streams: int) -> list[ArraySpec | dict[str, ArraySpec]]:
+    """The fields of `StepArrays`, in their order."""
+    number, flag = ArraySpec((streams,), "float32"), ArraySpec((streams,), "bool")
     return [
-        (np.dtype(np.int32), (streams,)),
-        (np.dtype(spec.observation_dtype), (streams, *spec.observation_shape)),
-        *((dtype, (streams,)) for dtype in scalars),
+        ArraySpec((streams,), "int32"),
+        spec.arrays(lambda array: ArraySpec((streams, *array.shape), array.dtype)),
+        *(number, number, flag, flag),
+        ArraySpec((streams, len(spec.episode_numbers)), "float32"),
+        flag,
     ]
 
 
-def _padded(dtype: np.dtype, shape: tuple[int, ...]) -> int:
-    return -(-dtype.itemsize * int(np.prod(shape)) // _ALIGNMENT) * _ALIGNMENT
+def _padded(array: ArraySpec) -> int:
+    return -(-np.dtype(array.dtype).itemsize * math.prod(array.shape) // _ALIGNMENT) * _ALIGNMENT
 
 
 @dataclasses.dataclass
@@ -97,6 +113,12 @@ class _Slot:
     environment: HostEnvironment
     stream: HostStream
     dummy_next: bool = False
+
+
+def resume_of(environment: HostEnvironment) -> Resume:
+    """How streams of an environment go on from a snapshot; exactly, unless it says otherwise by ``resumes``."""
+    resume: Resume = getattr(environment, "resumes", Resume.EXACTLY)
+    return resume
 
 
 class Streams:
@@ -110,6 +132,7 @@ class Streams:
     def __init__(self, arrays: StepArrays, spec: EnvironmentSpec, numbers: range) -> None:
         """Without streams yet; ``numbers`` are theirs in the pool, for error messages."""
         self._arrays, self._spec, self._numbers = arrays, spec, numbers
+        self._expected = spec.observation
         self._slots: list[_Slot] = []
 
     def open(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]]) -> None:
@@ -164,7 +187,8 @@ class Streams:
                 slot.stream.close()
                 slot.environment, slot.stream = environment, stream
             slot.stream.restore(state)
-            slot.dummy_next = dummy_next
+            # Where the episode is lost, a dummy begins the next one: nothing is learned across the gap.
+            slot.dummy_next = dummy_next or resume_of(environment) is Resume.NEW_EPISODE
             return slot.environment
 
         return self._for_each("restoring", self._environments(), restore)
@@ -176,6 +200,7 @@ class Streams:
 
     def _begin(self, index: int) -> None:
         slot = self._slots[index]
+        self._arrays.numbers[index] = 0.0
         self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=False, dummy=False)
         slot.dummy_next = False
 
@@ -185,26 +210,41 @@ class Streams:
         slot = self._slots[index]
         if slot.dummy_next:
             slot.dummy_next = False
+            self._tell_numbers(index)
             self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=True, dummy=True)
             return
         observation, reward, terminated, truncated = slot.stream.step(action)
         if terminated:
+            self._tell_numbers(index)
             self._show(index, slot.stream.reset(), reward=reward, discount=0.0, last=True, dummy=False)
         else:
             slot.dummy_next = bool(truncated)
+            self._arrays.numbers[index] = 0.0
             self._show(index, observation, reward=reward, discount=1.0, last=False, dummy=False)
 
+    def _tell_numbers(self, index: int) -> None:
+        """What the episode that is over has reached; asked for before the next one begins."""
+        if not self._spec.episode_numbers:
+            return
+        slot = self._slots[index]
+        numbers = tuple(cast("MeasuredStream", slot.stream).episode_numbers())
+        if len(numbers) != len(self._spec.episode_numbers):
+            raise UserError(
+                f"{slot.environment!r} tells {len(numbers)} episode_numbers, its spec names "
+                f"{len(self._spec.episode_numbers)}: make the two agree"
+            )
+        self._arrays.numbers[index] = numbers
+
     def _show(
-        self, index: int, observation: np.ndarray, *, reward: float, discount: float, last: bool, dummy: bool
+        self, index: int, observation: Observation, *, reward: float, discount: float, last: bool, dummy: bool
     ) -> None:
         arrays = self._arrays
-        if observation.shape != self._spec.observation_shape or observation.dtype != arrays.observation.dtype:
+        if (shown := spec_of(observation)) != self._expected:
             raise UserError(
-                f"{self._slots[index].environment!r} shows observations "
-                f"{observation.dtype}{list(observation.shape)}, its spec says "
-                f"{self._spec.observation_dtype}{list(self._spec.observation_shape)}: make the two agree"
+                f"{self._slots[index].environment!r} shows observations {described(shown)}, its spec says "
+                f"{self._spec.shown}: make the two agree"
             )
-        arrays.observation[index] = observation
+        map_parts(lambda row, new: row.__setitem__(index, new), arrays.observation, observation)
         arrays.reward[index], arrays.discount[index] = reward, discount
         arrays.last[index], arrays.dummy[index] = last, dummy
 

@@ -8,10 +8,8 @@ Some field names carry meaning: ``head`` (and ``policy``) names a head of the ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
 
 from framework.context import FeatureContext
 from framework.specs import EnvironmentSpec
@@ -19,6 +17,7 @@ from framework.types import (
     Array,
     Estimates,
     LossInputs,
+    Observation,
     Params,
     PyTree,
     RegularizerInputs,
@@ -62,11 +61,11 @@ class ValueHead(Head, Protocol):
 class Torso(Protocol):
     """A linen module from observations to an embedding."""
 
-    def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
+    def __call__(self, observation: Observation, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
         """Embeds T steps.
 
         Args:
-          observation: [T, B, ...].
+          observation: [T, B, ...]; a dictionary of arrays for a torso that names the ``inputs`` it reads.
           reset: whether a new episode begins at a step: the carry is cleared before it [T, B].
           carry: recurrent carry before the first step [B, ...].
 
@@ -245,7 +244,7 @@ class Environment(Protocol):
     def draw_task(self, key: Array, level: PyTree) -> PyTree:
         """The task of a lifetime; the level itself where nothing is drawn."""
 
-    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Array]:
+    def reset(self, key: Array, task: PyTree) -> tuple[PyTree, Observation]:
         """State and first observation of a new episode."""
 
     def step(self, key: Array, task: PyTree, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
@@ -254,7 +253,11 @@ class Environment(Protocol):
 
 @runtime_checkable
 class Suite(Protocol):
-    """A named list of tasks and their environments."""
+    """A named list of tasks and their environments.
+
+    One that needs a package besides the install says so by a class attribute ``requires``, a
+    `framework.requirements.Requirement`; its specifications are known without it.
+    """
 
     def tasks(self) -> Sequence[str]:
         """Names of its tasks."""
@@ -266,13 +269,24 @@ class Suite(Protocol):
         """What tells a task from the others of its environment: arrays of the same shapes; ``()`` if nothing does."""
 
 
-class HostStream(Protocol):
-    """One environment outside the device: a stream of episodes that can be stopped, saved and continued exactly."""
+@runtime_checkable
+class SummarizedSuite(Suite, Protocol):
+    """A suite whose benchmark reports something of several metrics taken together."""
 
-    def reset(self) -> np.ndarray:
+    def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """More metrics of a logged point, {group/name: number}, from those measured; NaN for what is unknown."""
+
+
+class HostStream(Protocol):
+    """One environment outside the device: a stream of episodes that can be stopped, saved and continued exactly.
+
+    An observation is a NumPy array, or a dictionary of them where the specification has parts.
+    """
+
+    def reset(self) -> Observation:
         """First observation of a new episode."""
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool]:
+    def step(self, action: int) -> tuple[Observation, float, bool, bool]:
         """Observation, reward, whether the episode terminated, whether it was cut off by a limit."""
 
     def snapshot(self) -> bytes:
@@ -285,9 +299,20 @@ class HostStream(Protocol):
         """Frees what the stream holds."""
 
 
+class MeasuredStream(HostStream, Protocol):
+    """A stream whose episodes are measured by more than their returns."""
+
+    def episode_numbers(self) -> Sequence[float]:
+        """What the episode has reached by now, in the order of the specification's ``episode_numbers``."""
+
+
 @runtime_checkable
 class HostEnvironment(Protocol):
-    """An environment outside the device, of which any number of streams can be opened; picklable."""
+    """An environment outside the device, of which any number of streams can be opened; picklable.
+
+    One whose streams do not go on from a snapshot exactly where they were says so by an attribute ``resumes``, a
+    `framework.specs.Resume`; one whose randomness is not all the seed's by an attribute ``seeded``, which is false.
+    """
 
     spec: EnvironmentSpec
 

@@ -246,9 +246,8 @@ class Lifecycle:
         def of_steps(*shape: int, dtype: Any = jnp.float32) -> Any:
             return jax.ShapeDtypeStruct((steps, size, *shape), dtype)
 
-        observation: Any = jax.ShapeDtypeStruct((steps + 1, size, *spec.observation_shape), spec.observation_dtype)
         return Trajectory(
-            observation=observation,
+            observation=spec.arrays(lambda x: jax.ShapeDtypeStruct((steps + 1, size, *x.shape), x.dtype)),
             action=of_steps(dtype=jnp.int32),
             reward=of_steps(),
             discount=of_steps(),
@@ -330,6 +329,8 @@ class Lifecycle:
             "episode/length": mean_of(statistics.length_sum / completed, completed),
             DUMMY_STEPS: mean_of(statistics.dummy_steps),
         }
+        for name, total in statistics.number_sums.items():
+            means[name] = mean_of(total / completed, completed)
         for index, task in enumerate(self.tasks):
             means[f"return/{task}"] = mean_of(episode_return, jnp.where(life.task_index == index, completed, 0.0))
         if self.group.lifetime is not None:

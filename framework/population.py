@@ -52,7 +52,7 @@ class Population:
         """Shapes of what environments on the host show [P, E, ...]."""
         spec, places = self.lifecycle.environment.spec, (self.count, self.lifecycle.group.num_environments)
         number, flag = _shape(places, jnp.float32), _shape(places, bool)
-        observation = _shape((*places, *spec.observation_shape), spec.observation_dtype)
+        observation = spec.arrays(lambda x: _shape((*places, *x.shape), x.dtype))
         return TimeStep(observation=observation, reward=number, discount=number, last=flag)
 
     def roots(self, root: Array) -> Array:

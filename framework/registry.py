@@ -13,6 +13,7 @@ import gin
 from gin.selector_map import SelectorMap
 
 from framework import interfaces
+from framework.requirements import Requirement
 
 _COMPONENTS = SelectorMap()
 _LINEN_FIELDS = ("parent", "name")
@@ -119,6 +120,12 @@ def component_class(selector: str) -> type:
 def selector_of(cls: type) -> str | None:
     """The ``kind.ClassName`` of a class; ``None`` if it is not registered."""
     return next((selector for selector, registered in _COMPONENTS.items() if registered is cls), None)
+
+
+def requirement_of(cls: type) -> Requirement | None:
+    """The package that a component needs besides the install; it says so by an attribute ``requires``."""
+    needed: Requirement | None = getattr(cls, "requires", None)
+    return needed
 
 
 def missing_members(cls: type, protocol: type) -> tuple[str, ...]:

@@ -20,8 +20,12 @@ def initial_actor(network: Network, environments: Batched, task: PyTree, key: Ar
 def actor_at(network: Network, env_state: PyTree, time_step: TimeStep) -> ActorState:
     """An agent that is shown the first time steps of episodes [E, ...]."""
     size = time_step.last.shape[0]
-    carry = network.initial_carry(size)
-    return ActorState(env_state=env_state, time_step=time_step, carry=carry, statistics=initial_statistics(size))
+    return ActorState(
+        env_state=env_state,
+        time_step=time_step,
+        carry=network.initial_carry(size),
+        statistics=initial_statistics(size, network.spec.episode_numbers),
+    )
 
 
 def act(
@@ -40,7 +44,9 @@ def act(
         env_state=env_state,
         time_step=time_step,
         carry=network.cleared(carry, time_step.last),
-        statistics=count_step(actor.statistics, time_step.reward, time_step.last),
+        statistics=count_step(
+            actor.statistics, time_step.reward, time_step.last, episode_numbers=time_step.episode_numbers
+        ),
     )
     return after, (action, logits)
 
@@ -66,7 +72,9 @@ def unroll(
 
     after, (observation, time_step, action, logits) = jax.lax.scan(step, actor, jax.random.split(key, steps))
     return after, Trajectory(
-        observation=jnp.concatenate([observation, after.time_step.observation[None]]),
+        observation=jax.tree.map(
+            lambda x, latest: jnp.concatenate([x, latest[None]]), observation, after.time_step.observation
+        ),
         action=action,
         reward=time_step.reward,
         discount=time_step.discount,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 
 from framework.types import Array, EpisodeStatistics, Mean
 
 
-def initial_statistics(num_environments: int) -> EpisodeStatistics:
-    """Statistics before the first step of E environments."""
+def initial_statistics(num_environments: int, episode_numbers: Sequence[str] = ()) -> EpisodeStatistics:
+    """Statistics before the first step of E environments, whose episodes are measured by some numbers."""
     zeros, zero = jnp.zeros(num_environments), jnp.zeros(())
     return EpisodeStatistics(
         running_return=zeros,
@@ -18,11 +20,16 @@ def initial_statistics(num_environments: int) -> EpisodeStatistics:
         return_sum=zero,
         length_sum=zero,
         dummy_steps=zero,
+        number_sums=dict.fromkeys(episode_numbers, zero),
     )
 
 
 def count_step(
-    statistics: EpisodeStatistics, reward: Array, last: Array, dummy: Array | None = None
+    statistics: EpisodeStatistics,
+    reward: Array,
+    last: Array,
+    dummy: Array | None = None,
+    episode_numbers: Mapping[str, Array] | None = None,
 ) -> EpisodeStatistics:
     """Statistics after one step with rewards and episode ends [E].
 
@@ -31,6 +38,7 @@ def count_step(
       reward: [E].
       last: whether the step ended an episode [E].
       dummy: where no environment stepped: the row only shows that the episode before it had been cut off [E].
+      episode_numbers: {name: [E]}, read where an episode ended.
     """
     stepped = jnp.ones(last.shape) if dummy is None else 1.0 - dummy
     returns, lengths = statistics.running_return + reward, statistics.running_length + stepped
@@ -41,13 +49,18 @@ def count_step(
         return_sum=statistics.return_sum + jnp.where(last, returns, 0.0).sum(),
         length_sum=statistics.length_sum + jnp.where(last, lengths, 0.0).sum(),
         dummy_steps=statistics.dummy_steps + (1.0 - stepped).sum(),
+        number_sums={
+            name: total + jnp.where(last, (episode_numbers or {})[name], 0.0).sum()
+            for name, total in statistics.number_sums.items()
+        },
     )
 
 
 def with_sums_reset(statistics: EpisodeStatistics) -> EpisodeStatistics:
     """The statistics with sums that start anew; running episodes go on."""
     zero = jnp.zeros(())
-    return statistics.replace(completed=zero, return_sum=zero, length_sum=zero, dummy_steps=zero)
+    numbers = dict.fromkeys(statistics.number_sums, zero)
+    return statistics.replace(completed=zero, return_sum=zero, length_sum=zero, dummy_steps=zero, number_sums=numbers)
 
 
 def mean_of(value: Array, weight: Array | float = 1.0) -> Mean:

@@ -15,6 +15,7 @@ from framework import keys
 from framework.discovery import Discovery
 from framework.environment import refuse_mismatched_environment
 from framework.experiment import Experiment
+from framework.interfaces import SummarizedSuite
 from framework.keys import Role
 from framework.lifecycle import DUMMY_STEPS, Lifecycle
 from framework.parallel import Agents, mean_over_agents, mesh_for, placed
@@ -349,6 +350,13 @@ class Trainer:
         agents, bandit = population.recycled(group, state.root_key, counter, over=over, lost=lost)
         warm_up = jnp.where(over, agents.life.age, 0).sum()
         return group.replace(agents=agents, bandit=bandit, extra_steps=group.extra_steps + warm_up)
+
+
+def summaries(trainer: Trainer, numbers: Mapping[str, float]) -> dict[str, float]:
+    """What the suites make of what was `measured` {name: number}."""
+    suites = (lifecycle.group.suite for lifecycle in trainer.lifecycles)
+    made = (suite.summary(numbers) for suite in suites if isinstance(suite, SummarizedSuite))
+    return {name: number for summary in made for name, number in summary.items()}
 
 
 def _joined(trees: list[PyTree]) -> PyTree:

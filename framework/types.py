@@ -15,6 +15,7 @@ from flax import struct
 
 Array = jax.Array
 PyTree = Any
+Observation = Any  # An array, or a dictionary of arrays.
 Params = Any
 Outputs = dict[str, Array]
 
@@ -23,23 +24,27 @@ class TimeStep(struct.PyTreeNode):
     """What an environment shows after a reset or a step.
 
     Attributes:
-      observation: the observation to act on; after an episode's end already the next episode's first [B, ...].
+      observation: the observation to act on; after an episode's end already the next episode's first [B, ...]. One
+        array, or a dictionary of arrays: see `framework.specs.EnvironmentSpec`.
       reward: reward of the step just taken, 0 after a reset [B].
       discount: 0 where the episode terminated, else 1 [B].
       last: whether the step just taken ended an episode, by termination or by a limit [B].
+      episode_numbers: {name: [B]}, what the episode has reached by now, for the names in the environment's
+        specification; read where a step is the last one. Environments outside the device tell theirs elsewhere.
     """
 
-    observation: Array
+    observation: Observation
     reward: Array
     discount: Array
     last: Array
+    episode_numbers: dict[str, Array] = struct.field(default_factory=dict)
 
 
 class Trajectory(struct.PyTreeNode):
     """T transitions of B environments. Row T of one trajectory is row 0 of the next: none is lost.
 
     Attributes:
-      observation: [T+1, B, ...].
+      observation: [T+1, B, ...]; one array, or a dictionary of arrays.
       action: [T, B].
       reward: [T, B].
       discount: 0 where the episode terminated, else 1 [T, B].
@@ -48,7 +53,7 @@ class Trajectory(struct.PyTreeNode):
       carry: the torso's recurrent carry before row 0 [B, ...]; an empty tuple for memoryless torsos.
     """
 
-    observation: Array
+    observation: Observation
     action: Array
     reward: Array
     discount: Array
@@ -207,6 +212,7 @@ class EpisodeStatistics(struct.PyTreeNode):
       completed: number of episodes completed [].
       return_sum, length_sum: over the completed episodes [].
       dummy_steps: time steps that were none of the environments', but resets shown late [].
+      number_sums: {name: sum over the completed episodes []}, of the specification's ``episode_numbers``.
     """
 
     running_return: Array
@@ -215,6 +221,7 @@ class EpisodeStatistics(struct.PyTreeNode):
     return_sum: Array
     length_sum: Array
     dummy_steps: Array
+    number_sums: dict[str, Array] = struct.field(default_factory=dict)
 
 
 class RuleCarry(struct.PyTreeNode):

@@ -26,6 +26,7 @@ from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.population import Population
 from framework.programs import compiled
+from framework.specs import map_parts
 from framework.train import Trainer
 from framework.types import (
     ActorState,
@@ -33,6 +34,7 @@ from framework.types import (
     Array,
     GroupState,
     GroupStep,
+    Observation,
     Params,
     TimeStep,
     TrainState,
@@ -73,12 +75,13 @@ class HostGroup:
 
     def first_shown(self) -> TimeStep:
         """What all environments show first [P, E, ...]."""
-        observation, reward, discount, last, _ = jax.device_put(self._of_agents(self.pool.reset()))
-        return TimeStep(observation=observation, reward=reward, discount=discount, last=last)
+        shown = jax.device_put(self._of_agents(self.pool.reset()))
+        return TimeStep(observation=shown.observation, reward=shown.reward, discount=shown.discount, last=shown.last)
 
     def _of_agents(self, step: HostStep) -> HostStep:
         """Rows of streams [S, ...] as those of agents [P, E, ...]."""
-        return HostStep(*(x.reshape(self.population.count, self._size, *x.shape[1:]) for x in step))
+        of_agents = jax.tree.map(lambda x: x.reshape(self.population.count, self._size, *x.shape[1:]), step)
+        return cast(HostStep, of_agents)
 
     def unroll(
         self, agents: AgentState, unroll_keys: Array, *, steps: int, places: np.ndarray | None = None
@@ -90,8 +93,9 @@ class HostGroup:
         """
         actor, carry = agents.actor, agents.actor.carry
         by = self.population.lifecycle.learner.acting_params(agents.learner)
-        observation, last = np.asarray(actor.time_step.observation), np.asarray(actor.time_step.last)
-        observations: list[np.ndarray] = [observation]
+        shown = jax.tree.map(np.asarray, actor.time_step)
+        observation, last = shown.observation, shown.last
+        observations: list[Observation] = [observation]
         rows: list[tuple[np.ndarray, ...]] = []
         for index in range(steps):
             drawn, logits, carry = self._programs.act(by, carry, observation, last, unroll_keys, np.int32(index))
@@ -99,13 +103,15 @@ class HostGroup:
             self.pool.send(_only(places, action).reshape(-1))
             of_policy = np.asarray(logits)  # Fetched while the environments are stepped.
             yield
-            observation, reward, discount, last, dummy = self._of_agents(self.pool.receive())
+            observation, reward, discount, last, dummy, numbers = self._of_agents(self.pool.receive())
             observations.append(observation)
-            rows.append((action, reward, discount, last, of_policy, dummy))
-        columns = (np.stack(column, axis=1) for column in (observations, *zip(*rows, strict=True)))
-        shown, chosen, rewards, discounts, ends, behaviour, dummies = jax.device_put(tuple(columns))
+            rows.append((action, reward, discount, last, of_policy, dummy, numbers))
+        columns = [
+            jax.tree.map(lambda *x: np.stack(x, axis=1), *column) for column in (observations, *zip(*rows, strict=True))
+        ]
+        seen, chosen, rewards, discounts, ends, behaviour, dummies, of_episodes = jax.device_put(tuple(columns))
         fresh = Trajectory(
-            observation=shown,
+            observation=seen,
             action=chosen,
             reward=rewards,
             discount=discounts,
@@ -113,7 +119,7 @@ class HostGroup:
             behaviour=behaviour,
             carry=actor.carry,
         )
-        return self._programs.acted(actor, carry, fresh, dummies), fresh
+        return self._programs.acted(actor, carry, fresh, dummies, of_episodes), fresh
 
     def warmed_up(
         self, agents: AgentState, root: Array, counter: Array, places: np.ndarray | None = None
@@ -177,7 +183,8 @@ class HostGroup:
             self._births[place] += 1
             for environment in range(self._size):
                 stream, seed = place * self._size + environment, self._seed(place, environment)
-                shown.observation[place, environment] = self.pool.replace(stream, self._environment(place), seed)
+                first = self.pool.replace(stream, self._environment(place), seed)
+                map_parts(lambda x, new, at=(place, environment): x.__setitem__(at, new), shown.observation, first)
             shown.reward[place], shown.discount[place], shown.last[place] = 0.0, 1.0, False
         agents, bandit = self._programs.recycled(group, root, counter, over, lost, shown)
         agents = yield from self.warmed_up(agents, root, counter, over)

@@ -13,7 +13,7 @@ import pytest
 
 from components import heads, loss_terms, optimizers, torsos
 from components.meta_networks import static_targets
-from components.suites.catch import Catch, CatchEnvironment
+from components.suites.catch import Catch, CatchEnvironment, CatchState
 from components.value_estimators import GAE
 from framework import statistics
 from framework.agent import Agent, Network
@@ -149,6 +149,33 @@ def test_statistics_count_completed_episodes() -> None:
     anew = statistics.with_sums_reset(found)
     assert [float(x) for x in (anew.completed, anew.return_sum, anew.length_sum)] == [0.0, 0.0, 0.0]
     np.testing.assert_array_equal(anew.running_return, [0.0, 5.0])
+
+
+class Measured(CatchEnvironment):
+    """Catch that tells how often a ball was caught."""
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        return dataclasses.replace(super().spec, episode_numbers=("ball/caught",))
+
+    def step(self, key: Array, task: PyTree, state: CatchState, action: Array) -> tuple[CatchState, TimeStep]:
+        state, time_step = super().step(key, task, state, action)
+        return state, time_step.replace(episode_numbers={"ball/caught": (time_step.reward > 0) * 1.0})
+
+
+def test_episodes_are_measured_by_more_than_their_returns() -> None:
+    environment = Measured(3, 3)
+    check_environment(environment, ())
+    network = AGENT.network(RULE, environment.spec)
+    environments, params = Batched(environment, 8), jax.jit(network.init)(jax.random.key(0))
+    actor = initial_actor(network, environments, (), jax.random.key(1))
+    actor, trajectory = unroll(network, environments, (), params, actor, jax.random.key(2), 6)
+    found = actor.statistics
+    caught = float((trajectory.reward > 0).sum())
+    assert float(found.completed) == 24
+    assert 0 < caught < 24
+    assert float(found.number_sums["ball/caught"]) == caught
+    assert float(statistics.with_sums_reset(found).number_sums["ball/caught"]) == 0.0
 
 
 def test_evaluation_plays_one_whole_episode_each() -> None:

@@ -116,6 +116,25 @@ class LookingStream(CounterStream):
         return np.array(["jax" in sys.modules, ignores], np.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured(Counter):
+    """Tells how many steps an episode had, and one number more than it says where it is at fault."""
+
+    fault: bool = False
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        return dataclasses.replace(super().spec, episode_numbers=("steps/made", "steps/squared"))
+
+    def open(self, seed: Sequence[int]) -> CounterStream:
+        return MeasuredStream(self, np.random.default_rng(list(seed)))
+
+
+class MeasuredStream(CounterStream):
+    def episode_numbers(self) -> tuple[float, ...]:
+        return (self.count, self.count**2, 0)[: 3 if self.counter.fault else 2]
+
+
 def pool_of(*environments: Counter, workers: int = 0) -> HostPool:
     return HostPool(environments, [(7, index) for index in range(len(environments))], workers)
 
@@ -139,6 +158,24 @@ def ended(processes: Sequence[int], patience: float = 20.0) -> bool:
     while any(map(is_alive, processes)) and time.monotonic() < until:
         time.sleep(0.02)
     return not any(map(is_alive, processes))
+
+
+@WORKERS
+def test_episodes_are_measured_where_they_end(workers: int) -> None:
+    """Before the next one begins, after a termination as at the dummy after a limit."""
+    with pool_of(Measured(terminal=2), Measured(limit=3), workers=workers) as pool:
+        assert not pool.reset().numbers.any()
+        numbers = play(pool, 8).numbers
+        made = [[0, 0], [2, 0], [0, 0], [2, 3], [0, 0], [2, 0], [0, 0], [2, 3]]
+        np.testing.assert_array_equal(numbers[..., 0], made)
+        np.testing.assert_array_equal(numbers[..., 1], np.square(made))
+
+
+def test_unnamed_episode_numbers_are_refused() -> None:
+    with pool_of(Measured(terminal=1, fault=True)) as pool:
+        pool.reset()
+        with pytest.raises(UserError, match="tells 3 episode_numbers, its spec names 2"):
+            play(pool, 1)
 
 
 @WORKERS

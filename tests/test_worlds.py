@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from running import ROOT, intervals, points_of, result_of, run
-from test_host import Counter, CounterStream, Faulty
+from test_host import Counter, CounterStream, Faulty, Measured
 
 from components.streams.atari import AtariGame
 from components.streams.gymnasium import GymnasiumEnvironment
@@ -25,7 +25,7 @@ from framework.host import HostPool
 from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.registry import component
-from framework.train import Trainer, measured
+from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import ActingParams, AgentState, PyTree, TrainState, Trajectory
 from framework.update_rule import POLICY
 from framework.worlds import HostGroup, Worlds, _finishing, _stepping
@@ -59,6 +59,7 @@ class Counting:
     limit: int = 10**6
     terminal: int = 10**6
     fault: str | None = None
+    measured: bool = False
 
     def tasks(self) -> Sequence[str]:
         return ("counting",)
@@ -66,10 +67,15 @@ class Counting:
     def environment(self, task: str) -> HostEnvironment:
         if self.fault is not None:
             return Faulty(fault=self.fault)
+        if self.measured:
+            return Measured(terminal=self.terminal, limit=self.limit)
         return Paid(terminal=self.terminal, limit=self.limit)
 
     def level(self, task: str) -> PyTree:
         return ()
+
+    def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        return {"steps/both": numbers["steps/made"] + numbers["steps/squared"]} if self.measured else {}
 
 
 def trainer_of(name: str, *bindings: str) -> Trainer:
@@ -239,6 +245,17 @@ def test_dummies_are_counted_out() -> None:
     numbers = measured(state)
     assert numbers["episode/completed"] == 10
     assert numbers["episode/length"] == numbers["episode/return"] == 3
+
+
+def test_what_episodes_are_measured_by_is_logged() -> None:
+    """Episodes of three steps, as the mean over them; and what the suite makes of it."""
+    trainer = counting("Counting.measured = True")
+    with Worlds(trainer, 0) as worlds:
+        state = trainer.steps(trainer.init(worlds), 5, worlds)
+    numbers = measured(state)
+    assert [numbers["steps/made"], numbers["steps/squared"]] == [3.0, 9.0]
+    assert summaries(trainer, numbers) == {"steps/both": 12.0}
+    assert np.isnan(measured(with_measurements_reset(state))["steps/made"])
 
 
 def test_dummies_before_the_first_update_are_counted_out_once() -> None:

@@ -15,7 +15,7 @@ from framework.experiment import Logging
 from framework.runs.held_out import Measurement
 from framework.runs.metrics import MetricsWriter
 from framework.runs.progress import Progress
-from framework.train import Trainer, measured, with_measurements_reset
+from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import TrainState
 from framework.worlds import Worlds
 
@@ -81,6 +81,7 @@ def advance(
         if step % settings.interval == 0 or step == last:
             means = measured(state)
             _refuse_divergence(means, step, trainer)
+            means |= summaries(trainer, means)
             state, checked = with_measurements_reset(state), step
             env_steps, speed = trainer.env_steps(step, state), None
             if step > logged[0]:
@@ -127,7 +128,8 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
     """
     discovery = trainer.experiment.discovery
     if discovery is None:
-        _refuse_non_finite(means, step)
+        of_episodes = {name for lifecycle in trainer.lifecycles for name in lifecycle.environment.spec.episode_numbers}
+        _refuse_non_finite({name: mean for name, mean in means.items() if name not in of_episodes}, step)
         return
     lost = means["agents/lost_share"]
     if lost > discovery.max_faulty_share:

@@ -25,6 +25,7 @@ import numpy as np
 from framework import registry
 from framework.environment import Batched
 from framework.interfaces import Environment, HostEnvironment, Optimizer, Replay, Suite, TransposableOptimizer, Weights
+from framework.specs import described, spec_of
 from framework.testing import examples
 from framework.testing.discovery import check_bandit, check_lifetime, check_meta_objective, check_regularizer
 from framework.testing.examples import EXAMPLE, Sizes
@@ -60,6 +61,12 @@ def registered(*packages: str) -> list[tuple[str, type]]:
     """(kind, class) of all registered components that are defined in the given packages."""
     found = [(kind, cls) for kind in registry.kinds() for cls in registry.components_of(kind).values()]
     return [(kind, cls) for kind, cls in found if cls.__module__.split(".")[0] in packages]
+
+
+def missing_package(cls: type) -> str | None:
+    """Which package a component needs that is not installed, and what to do; ``None`` if nothing is missing."""
+    needed = registry.requirement_of(cls)
+    return None if needed is None or needed.is_met else needed.missing
 
 
 def check_component(kind: str, cls: type) -> None:
@@ -164,13 +171,19 @@ def check_environment(environment: Environment, *levels: PyTree, steps: int = 40
         expect_same_form(level, levels[0], "one of several levels of the same environment")
     task = check_function(environment.draw_task, key, levels[0])
     state, observation = check_function(environment.reset, key, task)
-    expect_shape(observation, spec.observation_shape, "the first observation")
-    expect(observation.dtype == spec.observation_dtype, f"the first observation is of dtype {observation.dtype}")
+    found = spec_of(observation)
+    expect(found == spec.observation, f"the first observation is {described(found)}, the spec says {spec.shown}")
     action = jnp.zeros((), jnp.int32)
     after, time_step = check_function(environment.step, key, task, state, action)
     expect_same_form(after, state, "the state after a step")
     zero = jnp.zeros(())
-    expected = TimeStep(observation=observation, reward=zero, discount=zero, last=jnp.zeros((), bool))
+    expected = TimeStep(
+        observation=observation,
+        reward=zero,
+        discount=zero,
+        last=jnp.zeros((), bool),
+        episode_numbers=dict.fromkeys(spec.episode_numbers, zero),
+    )
     expect_same_form(time_step, expected, "the time step")
 
     batched = Batched(environment, 3)
@@ -190,7 +203,7 @@ def check_environment(environment: Environment, *levels: PyTree, steps: int = 40
 
     for level in levels:
         played = play(key, level)
-        finite = [np.isfinite(x).all() for x in (played.reward, played.observation)]
+        finite = [np.isfinite(x).all() for x in jax.tree.leaves((played.reward, played.observation))]
         expect(all(finite), "rewards and observations must be finite")
         expect(np.isin(played.discount, (0.0, 1.0)).all(), "discounts must be 0 or 1")
         expect(np.all(played.last | (played.discount > 0)), "an episode terminates without being over: set last")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from framework.interfaces import HostEnvironment, HostStream
+from framework.host_worker import resume_of
+from framework.interfaces import HostEnvironment, HostStream, MeasuredStream
+from framework.specs import Resume, described, map_parts, spec_of
 from framework.testing.expectations import expect
+from framework.types import Observation
 
 _SEED, _OTHER_SEED = (1, 2), (3, 4)
 
 
 def check_host_environment(environment: HostEnvironment, steps: int = 20) -> None:
-    """A host environment repeats itself from a seed, and continues a saved stream as if it had never stopped."""
+    """A host environment repeats itself from a seed and continues a saved stream as if never stopped, if it can."""
     copy = pickle.loads(pickle.dumps(environment))
     expect(copy == environment, "a pickled copy is not equal to it")
     expect(copy.spec == environment.spec, "a pickled copy has another spec")
@@ -30,7 +33,11 @@ def check_host_environment(environment: HostEnvironment, steps: int = 20) -> Non
 
     again = copy.open(_SEED)
     repeated = [again.reset(), *_play(environment, again, actions[:steps])]
-    expect(_same(repeated, played), "another stream from the same seed plays otherwise: some randomness is not its own")
+    _check_episode_numbers(environment, again)
+    if getattr(environment, "seeded", True):
+        expect(
+            _same(repeated, played), "another stream from the same seed plays otherwise: some randomness is not its own"
+        )
 
     # Into a stream that has been somewhere else, twice, so that restoring leaves nothing behind and uses nothing up.
     other = environment.open(_OTHER_SEED)
@@ -38,7 +45,11 @@ def check_host_environment(environment: HostEnvironment, steps: int = 20) -> Non
     _play(environment, other, actions[: steps // 2])
     for _ in range(2):
         other.restore(snapshot)
-        expect(_same(_play(environment, other, actions[steps:]), onwards), "a restored stream plays otherwise")
+        if resume_of(environment) is Resume.NEW_EPISODE:
+            _check_observation(environment, other.reset(), "the first observation after a restoration")
+            _play(environment, other, actions[steps:])
+        else:
+            expect(_same(_play(environment, other, actions[steps:]), onwards), "a restored stream plays otherwise")
     for opened in (stream, again, other):
         opened.close()
 
@@ -53,22 +64,30 @@ def _play(environment: HostEnvironment, stream: HostStream, actions: list[int]) 
         _check_observation(environment, observation, "the observation of a step")
         expect(isinstance(reward, float) and np.isfinite(reward), f"a reward must be a finite float, got {reward!r}")
         expect(all(isinstance(end, bool) for end in ends), f"terminated and truncated must be bools, got {ends}")
-        kept = observation.copy()
+        kept = map_parts(np.copy, observation)
         played.append((kept, reward, *ends))
         if any(ends):
-            played.append(stream.reset().copy())
-        expect(np.array_equal(observation, kept), "an observation changes after it was shown: show a copy")
+            played.append(map_parts(np.copy, stream.reset()))
+        expect(_equal(observation, kept), "an observation changes after it was shown: show a copy")
     return played
 
 
-def _check_observation(environment: HostEnvironment, observation: np.ndarray, what: str) -> None:
-    spec = environment.spec
-    expect(isinstance(observation, np.ndarray), f"{what} must be a NumPy array, got {type(observation).__name__}")
-    expect(
-        observation.shape == spec.observation_shape and observation.dtype == spec.observation_dtype,
-        f"{what} is {observation.dtype}{list(observation.shape)}, "
-        f"the spec says {spec.observation_dtype}{list(spec.observation_shape)}",
+def _check_episode_numbers(environment: HostEnvironment, stream: HostStream) -> None:
+    names = environment.spec.episode_numbers
+    if not names:
+        return
+    numbers = tuple(cast(MeasuredStream, stream).episode_numbers())
+    expect(len(numbers) == len(names), f"it tells {len(numbers)} episode_numbers, its spec names {len(names)}")
+    expect(bool(np.isfinite(numbers).all()), f"its episode_numbers must be finite, got {numbers}")
+
+
+def _check_observation(environment: HostEnvironment, observation: Observation, what: str) -> None:
+    map_parts(
+        lambda x: expect(isinstance(x, np.ndarray), f"{what} must be a NumPy array, got {type(x).__name__}"),
+        observation,
     )
+    found, spec = spec_of(observation), environment.spec
+    expect(found == spec.observation, f"{what} is {described(found)}, the spec says {spec.shown}")
 
 
 def _same(one: list[Any], other: list[Any]) -> bool:
@@ -77,6 +96,17 @@ def _same(one: list[Any], other: list[Any]) -> bool:
 
 
 def _same_row(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return np.array_equal(one, other)
-    return np.array_equal(one[0], other[0]) and one[1:] == other[1:]
+    if not isinstance(one, tuple) or not isinstance(other, tuple):
+        return _equal(one, other)
+    return _equal(one[0], other[0]) and one[1:] == other[1:]
+
+
+def _equal(one: Observation, other: Observation) -> bool:
+    """Whether two observations are equal."""
+    return spec_of(one) == spec_of(other) and all(
+        np.array_equal(x, y) for x, y in zip(_arrays(one), _arrays(other), strict=True)
+    )
+
+
+def _arrays(observation: Observation) -> list[np.ndarray]:
+    return list(observation.values()) if isinstance(observation, dict) else [observation]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -11,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax  # type: ignore[import-untyped]
 
-from framework.agent import takes_index
+from framework.agent import inputs_of, takes_index
 from framework.interfaces import ActionModel, Head, LifetimeCore, Torso, TrajectoryCore, ValueHead
+from framework.specs import ArraySpec
 from framework.testing.examples import SMALL, SMALLEST, Sizes, permuted_batch, random_normal
 from framework.testing.expectations import (
     check_function,
@@ -25,7 +27,7 @@ from framework.testing.expectations import (
     rotation,
 )
 from framework.transforms import at_action
-from framework.types import Array, Params, PyTree
+from framework.types import Array, Observation, Params, PyTree
 
 
 def check_head(head: Head) -> None:
@@ -70,7 +72,9 @@ def check_torso(torso: Torso) -> None:
         params = init(module, observation, reset, carry)
 
         @jax.jit
-        def unroll(observation: Array, reset: Array, carry: PyTree, params: Params = params) -> tuple[Array, PyTree]:
+        def unroll(
+            observation: Observation, reset: Array, carry: PyTree, params: Params = params
+        ) -> tuple[Array, PyTree]:
             return module.apply({"params": params}, observation, reset, carry)
 
         embedding, after = check_function(unroll, observation, reset, carry)
@@ -80,20 +84,33 @@ def check_torso(torso: Torso) -> None:
         expect(is_index == takes_index(torso), "an embedding must be an index of a table where takes_index is set")
         expect_same_form(after, carry, "the carry after the last step")
         order = rotation(batch)
-        permuted = unroll(observation[:, order], reset[:, order], permuted_batch(carry, order, axis=0))
+        turned = jax.tree.map(lambda x, order=order: x[:, order], observation)
+        permuted = unroll(turned, reset[:, order], permuted_batch(carry, order, axis=0))
         expect_close(permuted[0], embedding[:, order], "trajectories mix in the batch")
 
     half = SMALL.steps // 2
-    first, between = unroll(observation[:half], reset[:half], carry)
-    second, _ = unroll(observation[half:], reset[half:], between)
+    begun, rest = (jax.tree.map(lambda x, part=part: x[part], observation) for part in (slice(half), slice(half, None)))
+    first, between = unroll(begun, reset[:half], carry)
+    second, _ = unroll(rest, reset[half:], between)
     expect_close(jnp.concatenate([first, second]), embedding, "two pieces differ from one unroll")
-    fresh, _ = unroll(observation[half:], jnp.zeros_like(reset[half:]), torso.initial_carry(batch))
+    fresh, _ = unroll(rest, jnp.zeros_like(reset[half:]), torso.initial_carry(batch))
     expect_close(fresh, embedding[half:], "something crosses the beginning of an episode")
     check_gradient_reaches(lambda p: unroll(observation, reset, carry, p)[0], params)
 
 
-def _observation(torso: Torso, sizes: Sizes, rng: np.random.Generator) -> Array:
-    """What a torso can read: indices, or what its fields say that it is set up for, or vectors [T, B, ...]."""
+def _observation(torso: Torso, sizes: Sizes, rng: np.random.Generator) -> Observation:
+    """What a torso can read: indices, or what its fields say that it is set up for, or vectors [T, B, ...].
+
+    A torso that reads a dictionary says in ``parts`` what arrays, or in ``torsos`` who reads each of them.
+    """
+    parts: dict[str, ArraySpec] | None = getattr(torso, "parts", None)
+    if parts is not None:
+        return {
+            name: _random((sizes.steps, sizes.batch, *x.shape), jnp.dtype(x.dtype), rng) for name, x in parts.items()
+        }
+    if inputs := inputs_of(torso):
+        readers: Sequence[Torso] = getattr(torso, "torsos", ())
+        return {name: _observation(reader, sizes, rng) for name, reader in zip(inputs, readers, strict=True)}
     if takes_index(torso):
         return jnp.asarray(rng.integers(7, size=(sizes.steps, sizes.batch)), jnp.int32)
     shape = getattr(torso, "observation_shape", sizes.spec.observation_shape)
