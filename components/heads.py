@@ -98,7 +98,7 @@ class Value:
 
 @component("heads")
 @dataclasses.dataclass(frozen=True)
-class ActionValue:
+class ScalarActionValue:
     """The action value q(s, a), a scalar regressed with half the squared error or, more robustly, the Huber loss.
 
     Attributes:

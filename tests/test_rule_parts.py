@@ -93,7 +93,7 @@ def loss_of(term: LossTerm, head: Head, inputs: RuleInputs, **targets: Array) ->
 
 @pytest.mark.golden("parts")
 def test_action_value_estimators(parts: Parts) -> None:
-    inputs, head = scalar_inputs(parts), heads.ActionValue()
+    inputs, head = scalar_inputs(parts), heads.ScalarActionValue()
     retrace, q_lambda = parts.number("retrace_lambda"), parts.number("q_lambda_lambda")
     estimators = {
         "retrace_td": ve.Retrace(discount=1.0, lambda_=retrace),
