@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from framework.layers import MLP, Linear, LSTMGates, check_sizes, lstm_step
 from framework.registry import component
+from framework.transforms import at_action
 from framework.types import Array
 
 
@@ -42,3 +43,69 @@ class ActionLSTM(nn.Module):
             gates = gates + jax.nn.one_hot(action, num_actions) @ of_action
         hidden, _ = lstm_step(gates, cell)
         return {head: MLP((*self.head_sizes, size), name=f"head_{head}")(hidden) for head, size in sizes.items()}
+
+
+class _PerActionLayer(nn.Module):
+    """An MLP with outputs for each action: [T, B, D] to [T, B, A, size]; [T, B, size] at actions [T, B]."""
+
+    hidden_sizes: tuple[int, ...]
+    size: int
+
+    @nn.compact
+    def __call__(self, embedding: Array, action: Array | None, num_actions: int) -> Array:
+        flat = MLP((*self.hidden_sizes, num_actions * self.size), name="mlp")(embedding)
+        outputs = flat.reshape(*embedding.shape[:-1], num_actions, self.size)
+        return outputs if action is None else at_action(outputs, action)
+
+
+@component("action_models")
+class PerAction(nn.Module):
+    """Outputs of their own for each action, by an MLP per head on the embedding (Mnih et al., 2015).
+
+    Attributes:
+      hidden_sizes: hidden layers of each head's MLP; none by default: the embedding's ReLU, then one layer.
+    """
+
+    hidden_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_sizes(self.hidden_sizes)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, embedding: Array, action: Array | None, sizes: dict[str, int], num_actions: int
+    ) -> dict[str, Array]:
+        return {
+            head: _PerActionLayer(self.hidden_sizes, size, name=f"head_{head}")(embedding, action, num_actions)
+            for head, size in sizes.items()
+        }
+
+
+@component("action_models")
+class Dueling(nn.Module):
+    """V(s) + A(s, a) - mean_a A(s, a), by two MLPs per head on the embedding (Wang et al., 2016, eq. 9).
+
+    For each output of a head by itself, and so for each atom's logit of a distribution (Hessel et al., 2018).
+
+    Attributes:
+      hidden_sizes: hidden layers of either MLP.
+    """
+
+    hidden_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_sizes(self.hidden_sizes)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, embedding: Array, action: Array | None, sizes: dict[str, int], num_actions: int
+    ) -> dict[str, Array]:
+        outputs = {}
+        for head, size in sizes.items():
+            value = MLP((*self.hidden_sizes, size), name=f"value_{head}")(embedding)
+            advantage = _PerActionLayer(self.hidden_sizes, size, name=f"advantage_{head}")(embedding, None, num_actions)
+            every = value[..., None, :] + advantage - advantage.mean(axis=-2, keepdims=True)
+            outputs[head] = every if action is None else at_action(every, action)
+        return outputs

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from framework.registry import component
 from framework.specs import EnvironmentSpec
-from framework.transforms import expected_bin, signed_hyperbolic, signed_parabolic, two_hot
+from framework.transforms import expected_bin, huber, signed_hyperbolic, signed_parabolic, two_hot
 from framework.types import Array
 
 
@@ -98,16 +98,49 @@ class Value:
 
 @component("heads")
 @dataclasses.dataclass(frozen=True)
-class CategoricalActionValue:
-    """The action value q(s, a) as a distribution over the integer bins from -limit to limit.
+class ScalarActionValue:
+    """The action value q(s, a), a scalar regressed with half the squared error or, more robustly, the Huber loss.
 
-    Returns are squashed by the signed hyperbolic transform, encoded two-hot, and learned by cross-entropy
-    (Schrittwieser et al., 2020; Oh et al., 2025).
+    Attributes:
+      name: of the head.
+      threshold: error beyond which the loss is linear, in units of the returns; ``None``: never. DQN has 1.
+
+    Source: Mnih et al., 2015, Methods.
     """
 
     name: str = "q"
-    limit: int = 300
+    threshold: float | None = None
     action_conditional: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.threshold <= 0:
+            raise ValueError(f"threshold must be positive, got {self.threshold}")
+
+    def size(self, spec: EnvironmentSpec) -> int:
+        return 1
+
+    def read(self, output: Array) -> Array:
+        return output.squeeze(-1)
+
+    def loss(self, output: Array, target: Array) -> Array:
+        error = self.read(output) - target
+        return 0.5 * jnp.square(error) if self.threshold is None else huber(error, self.threshold)
+
+    def formula(self, output: str, target: str) -> str:
+        error = f"({output} - {target})"
+        return f"1/2 {error}^2" if self.threshold is None else f"Huber{error}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Categorical:
+    """A value as a distribution over the integer bins from -limit to limit.
+
+    Returns are squashed by the signed hyperbolic transform, encoded two-hot, and learned by cross-entropy
+    (Schrittwieser et al., 2020).
+    """
+
+    name: str
+    limit: int = 300
 
     def __post_init__(self) -> None:
         _check_at_least("limit", self.limit, 1)
@@ -123,3 +156,29 @@ class CategoricalActionValue:
 
     def formula(self, output: str, target: str) -> str:
         return f"CE(two_hot(h({target})), {output})"
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class CategoricalValue(_Categorical):
+    """The value v(s) as a distribution over the integer bins from -limit to limit.
+
+    Returns are squashed by the signed hyperbolic transform, encoded two-hot, and learned by cross-entropy
+    (Schrittwieser et al., 2020; Hessel et al., 2021).
+    """
+
+    name: str = "v"
+    action_conditional: ClassVar[bool] = False
+
+
+@component("heads")
+@dataclasses.dataclass(frozen=True)
+class CategoricalActionValue(_Categorical):
+    """The action value q(s, a) as a distribution over the integer bins from -limit to limit.
+
+    Returns are squashed by the signed hyperbolic transform, encoded two-hot, and learned by cross-entropy
+    (Schrittwieser et al., 2020; Oh et al., 2025).
+    """
+
+    name: str = "q"
+    action_conditional: ClassVar[bool] = True

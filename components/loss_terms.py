@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from framework.errors import UserError
-from framework.interfaces import Head, Number, ValueHead
+from framework.interfaces import DistributionHead, Head, Number, ValueHead
 from framework.registry import component
 from framework.transforms import categorical_kl, entropy, log_probability
 from framework.types import Array, LossInputs
@@ -147,7 +147,72 @@ class Value:
 
 @component("loss_terms")
 @dataclasses.dataclass(frozen=True)
-class ClippedSurrogate:
+class ReturnDistribution:
+    """Moves a head that predicts how returns are distributed: cross-entropy for atoms, quantile Huber for quantiles.
+
+    Attributes:
+      head: such a head, at the action taken if it is action-conditional.
+      target: distributions of returns in the head's form [T, B, K].
+      cost: weight in the loss.
+
+    Source: Bellemare et al., 2017, algorithm 1; Dabney et al., 2018, algorithm 1.
+    """
+
+    head: str = "q"
+    target: str = "q_distribution"
+    cost: float | Number = 1.0
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return _distribution_head(head).distribution_loss(inputs.outputs[self.head], inputs.targets[self.target])
+
+    def formula(self, head: Head) -> str:
+        return _distribution_head(head).distribution_formula(reading(head), self.target)
+
+
+def _distribution_head(head: Head) -> DistributionHead:
+    if not isinstance(head, DistributionHead):
+        raise UserError(
+            f"loss_terms.ReturnDistribution: the head '{head.name}' ({type(head).__name__}) does not predict how "
+            "returns are distributed: use loss_terms.Value, or a head that does"
+        )
+    return head
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfRatio:
+    """A term of rho = pi(a) / mu(a) and of an advantage."""
+
+    head: str = "logits"
+    target: str = "advantage"
+
+    def _ratio(self, inputs: LossInputs) -> Array:
+        online = log_probability(inputs.outputs[self.head], inputs.action)
+        return jnp.exp(online - log_probability(inputs.behaviour, inputs.action))
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class Surrogate(_OfRatio):
+    """-rho A with rho = pi(a) / mu(a), beside a penalty that keeps the policy close (Schulman et al., 2017, eq. 6, 8).
+
+    Attributes:
+      head: the policy.
+      target: advantages A [T, B].
+      cost: weight in the loss.
+    """
+
+    cost: float | Number = 1.0
+
+    def __call__(self, inputs: LossInputs, head: Head) -> Array:
+        return -self._ratio(inputs) * inputs.targets[self.target]
+
+    def formula(self, head: Head) -> str:
+        return f"-rho {self.target}"
+
+
+@component("loss_terms")
+@dataclasses.dataclass(frozen=True)
+class ClippedSurrogate(_OfRatio):
     """-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A) with rho = pi(a) / mu(a) (Schulman et al., 2017, eq. 7).
 
     Attributes:
@@ -158,8 +223,6 @@ class ClippedSurrogate:
       cost: weight in the loss.
     """
 
-    head: str = "logits"
-    target: str = "advantage"
     epsilon: float = 0.2
     cost: float | Number = 1.0
 
@@ -168,8 +231,7 @@ class ClippedSurrogate:
             raise ValueError(f"epsilon must be positive, got {self.epsilon}")
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        online = log_probability(inputs.outputs[self.head], inputs.action)
-        ratio = jnp.exp(online - log_probability(inputs.behaviour, inputs.action))
+        ratio = self._ratio(inputs)
         clipped = jnp.clip(ratio, 1.0 - self.epsilon, 1.0 + self.epsilon)
         advantage = inputs.targets[self.target]
         return -jnp.minimum(ratio * advantage, clipped * advantage)

@@ -58,6 +58,23 @@ class ValueHead(Head, Protocol):
 
 
 @runtime_checkable
+class DistributionHead(ValueHead, Protocol):
+    """A head that predicts how returns are distributed."""
+
+    def distribution(self, output: Array) -> tuple[Array, Array]:
+        """Returns and their probabilities, both [..., K], from the head's raw output [..., K]."""
+
+    def project(self, returns: Array, probabilities: Array) -> Array:
+        """What the head shall predict [..., K] where returns have the given probabilities, both [..., K']."""
+
+    def distribution_loss(self, output: Array, target: Array) -> Array:
+        """Distance of the raw output [..., K] from what `project` gave [..., K]."""
+
+    def distribution_formula(self, output: str, target: str) -> str:
+        """That distance as a short formula."""
+
+
+@runtime_checkable
 class Torso(Protocol):
     """A linen module from observations to an embedding."""
 

@@ -37,6 +37,24 @@ def two_hot(x: Array, limit: int) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(x - bins))
 
 
+def project(returns: Array, probabilities: Array, atoms: Array) -> Array:
+    """Probabilities of evenly spaced atoms [K] from those of other returns, both [..., K'] to [..., K].
+
+    A return between two atoms is shared between them so that the mean stays; one beyond them counts as the outermost.
+
+    Source: Bellemare et al., 2017, eq. 7.
+    """
+    spacing = (atoms[-1] - atoms[0]) / (atoms.shape[0] - 1)
+    distance = jnp.abs(jnp.clip(returns, atoms[0], atoms[-1])[..., None] - atoms) / spacing
+    return (probabilities[..., None] * jnp.maximum(0.0, 1.0 - distance)).sum(-2)
+
+
+def huber(x: Array, threshold: float) -> Array:
+    """x^2 / 2 within the threshold, and linear beyond it (Huber, 1964)."""
+    size = jnp.abs(x)
+    return jnp.where(size <= threshold, 0.5 * jnp.square(x), threshold * (size - 0.5 * threshold))
+
+
 def expectation(logits: Array, values: Array) -> Array:
     """Mean of values [K, D] under softmax(logits): [..., K] to [..., D].
 

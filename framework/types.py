@@ -114,6 +114,7 @@ class Estimates(struct.PyTreeNode):
       action_values: q'(s, a) [T+1, B, A].
       action_advantages: q'(s, a) - v'(s) [T+1, B, A].
       normalized_advantages, normalized_action_advantages, normalized_errors: the same through a normalizer.
+      return_distributions: how the returns are distributed, in the form that the head is moved to [T, B, K].
     """
 
     values: Array
@@ -125,6 +126,7 @@ class Estimates(struct.PyTreeNode):
     normalized_advantages: Array | None = None
     normalized_action_advantages: Array | None = None
     normalized_errors: Array | None = None
+    return_distributions: Array | None = None
 
 
 class LossInputs(struct.PyTreeNode):

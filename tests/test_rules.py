@@ -214,9 +214,10 @@ def test_the_target_policy_of_ppo_is_the_old_one_tilted_by_the_advantage() -> No
 
 
 def test_the_loss_is_the_sum_of_its_terms_times_their_costs() -> None:
-    found = loss_inputs(examples.world(SIZES))
+    world = examples.world(SIZES)
+    found = loss_inputs(world)
     terms = (loss_terms.Entropy(cost=2.0), loss_terms.Value(cost=0.5))
-    of = dataclasses.replace(rule("disco103_catch"), heads=tuple(examples.examples_of("heads")), loss=terms)
+    of = dataclasses.replace(rule("disco103_catch"), heads=tuple(world.heads.values()), loss=terms)
     expected = 2.0 * terms[0](found, of.head("logits")) + 0.5 * terms[1](found, of.head("q"))
     np.testing.assert_allclose(sum(of.loss_terms_per_step(found, {}).values()), expected, rtol=1e-5)
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framework.context import FeatureContext
-from framework.interfaces import KINDS, Head
+from framework.interfaces import KINDS, DistributionHead, Head, ValueHead
 from framework.registry import components_of, parameters
 from framework.specs import EnvironmentSpec
 from framework.types import Array, Estimates, Outputs, PyTree, RuleInputs, Trajectory, transition_weight
@@ -203,12 +203,18 @@ class World:
 
 
 def world(sizes: Sizes, seed: int = 0) -> World:
-    """The world of the components that are registered now."""
+    """The world of the components that are registered now; of heads with the same name, the one that tells most."""
     rng = np.random.default_rng(seed)
     heads: dict[str, Head] = {}
-    for head in examples_of("heads"):
-        heads.setdefault(head.name, head)
+    for kind in (DistributionHead, ValueHead, Head):
+        for head in examples_of("heads"):
+            if isinstance(head, kind):
+                heads.setdefault(head.name, head)
     inputs, estimates = random_rule_inputs(rng, list(heads.values()), sizes), random_estimates(rng, sizes)
+    for head in heads.values():
+        if isinstance(head, DistributionHead):
+            logits = random_normal(rng, sizes.steps, sizes.batch, head.size(sizes.spec))
+            estimates = estimates.replace(return_distributions=jax.nn.softmax(logits))
     summary = random_normal(rng, sizes.steps, sizes.batch, SUMMARY_SIZE)
     targets = {EXAMPLE: random_normal(rng, sizes.steps, sizes.batch, SUMMARY_SIZE)}
     for target in examples_of("targets"):

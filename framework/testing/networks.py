@@ -13,7 +13,7 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 
 from framework.agent import inputs_of, takes_index
-from framework.interfaces import ActionModel, Head, LifetimeCore, Torso, TrajectoryCore, ValueHead
+from framework.interfaces import ActionModel, DistributionHead, Head, LifetimeCore, Torso, TrajectoryCore, ValueHead
 from framework.specs import ArraySpec
 from framework.testing.examples import SMALL, SMALLEST, Sizes, permuted_batch, random_normal
 from framework.testing.expectations import (
@@ -39,11 +39,14 @@ def check_head(head: Head) -> None:
         expect(isinstance(size, int) and size > 0, f"its size must be a positive int, got {size}")
     if isinstance(head, ValueHead):
         check_value_head(head)
+    if isinstance(head, DistributionHead):
+        check_distribution_head(head)
 
 
 def check_value_head(head: ValueHead) -> None:
-    """Descending the loss towards a return makes the head read that return."""
-    target = jnp.linspace(-20.0, 20.0, 12).reshape(4, 3)
+    """Descending the loss towards a return makes the head read that return, within the bounds that it has if any."""
+    least, largest = getattr(head, "minimum", -20.0), getattr(head, "maximum", 20.0)
+    target = jnp.linspace(least, largest, 12).reshape(4, 3)
     output = random_normal(np.random.default_rng(0), 4, 3, head.size(SMALL.spec))
     expect_shape(check_function(head.read, output), (4, 3), "what it reads")
     expect_shape(check_function(head.loss, output, target), (4, 3), "its loss")
@@ -58,6 +61,23 @@ def check_value_head(head: ValueHead) -> None:
     (learned, _), _ = jax.jit(lambda x: jax.lax.scan(step, (x, optimizer.init(x)), length=600))(start)
     expect_close(head.read(learned), target, "what it reads is not what its loss leads to", tolerance=0.02)
     expect(isinstance(head.formula("x", "G"), str), "its formula must be a string")
+
+
+def check_distribution_head(head: DistributionHead) -> None:
+    """A distribution is one whose mean is read; a return alone is the distribution that is sure of it."""
+    output = random_normal(np.random.default_rng(0), 4, 3, head.size(SMALL.spec))
+    returns, probabilities = check_function(head.distribution, output)
+    expect_shape(returns, output.shape, "the returns")
+    expect_shape(probabilities, output.shape, "their probabilities")
+    expect_close(probabilities.sum(-1), jnp.ones((4, 3)), "the probabilities do not sum to 1")
+    expect_close((returns * probabilities).sum(-1), head.read(output), "what it reads is not the distribution's mean")
+    target = check_function(head.project, returns, probabilities)
+    expect_shape(target, output.shape, "what it is moved to")
+    expect_shape(check_function(head.distribution_loss, output, target), (4, 3), "the distributions' loss")
+    expect(isinstance(head.distribution_formula("x", "z"), str), "its distributions' formula must be a string")
+    sure = jnp.linspace(getattr(head, "minimum", -20.0), getattr(head, "maximum", 20.0), 12).reshape(4, 3, 1)
+    of_one = head.distribution_loss(output, head.project(sure, jnp.ones_like(sure)))
+    expect_close(of_one, head.loss(output, sure.squeeze(-1)), "a sure return has another loss than the return itself")
 
 
 def check_torso(torso: Torso) -> None:
