@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from components.replays import OnPolicy as Fresh
+from experiments.bench_actor import bench_actor
 from experiments.loading import load_experiment
 from framework import keys
 from framework.cost import count_flops
@@ -27,7 +28,7 @@ from framework.types import Place
 MATMUL_SIZE = 2048
 SIZES = {
     "inner_updates": "Agent updates that a meta-gradient reaches through.",
-    "batch": "Trajectories an update learns from.",
+    "batch": "Trajectories an update learns from, and environments that act.",
     "steps": "Steps of a trajectory.",
     "agents": "Agents of the population.",
 }
@@ -35,6 +36,7 @@ TAKES = {
     "learner": ("batch", "steps"),
     "meta_gradient": ("batch", "steps", "inner_updates"),
     "lpg": ("batch", "steps", "agents"),
+    "actor": ("batch", "steps"),
 }
 """Which sizes a benchmark can be given."""
 
@@ -176,6 +178,12 @@ def bench_lpg(options: flags.FlagValues) -> dict[str, Any]:
     return figures | _sizes(lifecycle, params, state.meta_params)
 
 
+def bench_actor_of(options: flags.FlagValues) -> dict[str, Any]:
+    """Random actions in the environments of an experiment's first group."""
+    group = load_experiment(options.config or "disco103_atari", options).experiment.groups[0]
+    return bench_actor(group, size=options.batch, steps=options.steps, repetitions=options.repetitions)
+
+
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """A compiled program, and what compiling it told."""
@@ -235,4 +243,5 @@ BENCHMARKS: dict[str, Callable[[flags.FlagValues], dict[str, Any]]] = {
     "learner": bench_learner,
     "meta_gradient": bench_meta_gradient,
     "lpg": bench_lpg,
+    "actor": bench_actor_of,
 }

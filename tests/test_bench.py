@@ -95,3 +95,19 @@ def test_median_of_runs_in_turn_with_the_product() -> None:
 def test_unknown_names(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert cli.main(["bench", *words]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "library"),
+    [("ppo_catch", "catch_8x8", False), ("ppo_gymnasium", "CartPole-v1", False), ("disco103_atari", "pong", True)],
+)
+def test_actor(capsys: pytest.CaptureFixture[str], config: str, task: str, library: bool) -> None:
+    words = [f"--config={config}", "--batch=2", "--steps=3", "--repetitions=1", "--format=json"]
+    assert cli.main(["bench", "actor", *words]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["what"], figures["task"], figures["environments"], figures["steps"]) == ("actor", task, 2, 3)
+    assert figures["env_steps_per_second"] > 0
+    assert ("ratio" in figures) == library
+    if library:
+        expected = figures["env_steps_per_second"] / figures["library_env_steps_per_second"]
+        assert figures["ratio"] == pytest.approx(expected)
