@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from framework.errors import UserError
-from framework.host_crew import Worker, WorkerDiedError, dismiss, gather
+from framework.host_crew import PATIENCE, Worker, WorkerDiedError, dismiss, gather
 from framework.host_worker import STAND_STILL, Observation, Streams
 from framework.specs import map_parts
 
@@ -52,13 +52,20 @@ class HostPool:
     however that ends.
     """
 
-    def __init__(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]], workers: int) -> None:
+    def __init__(
+        self,
+        environments: Sequence[HostEnvironment],
+        seeds: Sequence[Sequence[int]],
+        workers: int,
+        patience: float = PATIENCE,
+    ) -> None:
         """Opens one stream for each environment.
 
         Args:
           environments: of the streams [S]; all of one specification.
           seeds: the words that all randomness of a stream comes from [S].
           workers: processes that share the streams; 0 steps them in this process.
+          patience: seconds after which a worker process that does not answer is given up.
 
         Raises:
           ValueError: the arguments do not fit together.
@@ -72,7 +79,7 @@ class HostPool:
         self.num_streams = len(environments)
         self._refuse_other_specs(environments)
         self._environments = list(environments)
-        self._crew, self._arrays = gather(self.spec, self.num_streams, min(workers, self.num_streams))
+        self._crew, self._arrays = gather(self.spec, self.num_streams, min(workers, self.num_streams), patience)
         self._sent = False
         self._closer = weakref.finalize(self, dismiss, self._crew)
         self._everyone(
@@ -231,6 +238,6 @@ class HostPool:
         busy = [number for number in error.own if self._arrays.busy[number]]
         streams = [f"stream {number}, {self._environments[number]!r}" for number in busy or error.own]
         return UserError(
-            f"the worker process of {'; '.join(streams)} {error.how}: the environment crashed, or memory ran out. What "
-            "it printed stands above; workers=0 steps all streams in the main process, where a debugger reaches them"
+            f"the worker process of {'; '.join(streams)} {error.how}: {error.why}. What it printed "
+            "stands above; workers=0 steps all streams in the main process, where a debugger reaches them"
         )

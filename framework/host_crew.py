@@ -40,12 +40,16 @@ _GRACE = 2.0
 """Seconds that a worker gets to end by itself."""
 
 
-class WorkerDiedError(Exception):
-    """A worker process is gone, with the streams of its own."""
+PATIENCE = 300.0
+"""Seconds after which an environment that does not answer is taken to hang."""
 
-    def __init__(self, own: range, how: str) -> None:
+
+class WorkerDiedError(Exception):
+    """A worker process is gone, or hangs, with the streams of its own."""
+
+    def __init__(self, own: range, how: str, why: str = "the environment crashed, or memory ran out") -> None:
         super().__init__(how)
-        self.own, self.how = own, how
+        self.own, self.how, self.why = own, how, why
 
 
 class Member(Protocol):
@@ -95,8 +99,8 @@ class Worker:
     JAX's threads and locks, and multiprocessing's other ways run the main script once more.
     """
 
-    def __init__(self, beginning: Beginning, memory_descriptor: int) -> None:
-        self.own = beginning.own
+    def __init__(self, beginning: Beginning, memory_descriptor: int, patience: float) -> None:
+        self.own, self._patience = beginning.own, patience
         ours, theirs = socket.socketpair()
         with theirs:
             descriptors = (theirs.fileno(), memory_descriptor)
@@ -124,6 +128,9 @@ class Worker:
 
     def answer(self) -> Any:
         try:
+            if not self._connection.poll(self._patience):
+                how = f"has not answered for {self._patience:g} seconds"
+                raise WorkerDiedError(self.own, how, "the environment hangs, or a step of it takes longer")
             answer = self._connection.recv()
         except (EOFError, ConnectionError):
             raise self._died() from None
@@ -150,7 +157,7 @@ class Worker:
         return WorkerDiedError(self.own, how)
 
 
-def gather(spec: EnvironmentSpec, streams: int, workers: int) -> tuple[list[Member], StepArrays]:
+def gather(spec: EnvironmentSpec, streams: int, workers: int, patience: float) -> tuple[list[Member], StepArrays]:
     """Those who share S streams, evenly, and the arrays that they write to."""
     size = StepArrays.size(spec, streams)
     if workers == 0:
@@ -163,7 +170,7 @@ def gather(spec: EnvironmentSpec, streams: int, workers: int) -> tuple[list[Memb
         crew: list[Member] = []
         try:
             for start, stop in itertools.pairwise(bounds):
-                crew.append(Worker(Beginning(spec, streams, range(start, stop)), descriptor))
+                crew.append(Worker(Beginning(spec, streams, range(start, stop)), descriptor, patience))
         except BaseException:
             dismiss(crew)
             raise
