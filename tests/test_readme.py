@@ -51,6 +51,39 @@ def test_own_loss_term_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+CORRIDOR = """
+import gymnasium
+import numpy as np
+
+
+class Corridor(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.place += 1 if action else -1
+        over = abs(self.place) == 3
+        return np.full(1, self.place / 3, np.float32), float(over and self.place > 0), over, False, {}
+
+
+gymnasium.register("Corridor-v0", Corridor)
+"""
+
+
+def test_own_environment_runs(tmp_path: Path) -> None:
+    (tmp_path / "my_worlds.py").write_text(CORRIDOR)
+    (tmp_path / "mine.gin").write_text(blocks("gin")[2])
+    small = ("--gin.STEPS=2", "--gin.NUM_ENVIRONMENTS=2", "--gin.TRAJECTORY_LENGTH=8", "--gin.MINIBATCHES=1")
+    done = rulespace("run", "mine.gin", *small, "--workdir=run", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "return/my_worlds:Corridor-v0" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
 def test_commands_exist() -> None:
     makefile = (README.parent / "Makefile").read_text()
     shown = "\n".join(blocks("sh"))
