@@ -18,7 +18,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, crafter, gridworlds, gymnasium, nethack
+from components.suites import atari, catch, chains, crafter, gridworlds, gymnasium, nethack, procgen
 
 __all__ = [
     "action_features",
@@ -42,6 +42,7 @@ __all__ = [
     "nethack",
     "normalizers",
     "optimizers",
+    "procgen",
     "regularizers",
     "replays",
     "static_targets",
