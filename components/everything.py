@@ -18,7 +18,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, crafter, gridworlds, gymnasium, nethack, procgen
+from components.suites import atari, catch, chains, crafter, dmlab, gridworlds, gymnasium, nethack, procgen
 
 __all__ = [
     "action_features",
@@ -30,6 +30,7 @@ __all__ = [
     "convolutional_torsos",
     "cores",
     "crafter",
+    "dmlab",
     "features",
     "gridworlds",
     "gymnasium",

@@ -15,7 +15,6 @@ from framework.requirements import Requirement
 from framework.specs import Resume
 
 STARPILOT = ProcGenGame("starpilot", mode="easy")
-WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_every_game_shows_what_the_spec_says(game: str) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-@WORKERS
+@pytest.mark.parametrize("workers", [0, 2])
 def test_streams_do_not_depend_on_each_other(workers: int) -> None:
     """A stream plays alike alone and among others, by hand and in a pool, whoever stands still beside it."""
     actions = np.random.default_rng(0).integers(15, size=(150, 3))
@@ -136,17 +135,16 @@ def test_levels_are_those_asked_for(start: int, count: int, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("installed")
-@WORKERS
-def test_a_resume_begins_new_episodes(workers: int) -> None:
+def test_a_resume_begins_new_episodes() -> None:
     """On other levels than the first ones; from there on all repeats itself."""
     actions = np.full((4, 2), 4)
 
     def resumed(snapshots: list[bytes]) -> tuple[HostStep, list[bytes]]:
-        with pool_of(5, 6, workers=workers) as pool:
+        with pool_of(5, 6) as pool:
             pool.restore(snapshots)
             return play(pool, actions), pool.snapshot()
 
-    with pool_of(1, 2, workers=workers) as pool:
+    with pool_of(1, 2) as pool:
         first = pool.reset()
         play(pool, actions)
         snapshots = pool.snapshot()
@@ -162,14 +160,13 @@ def test_a_resume_begins_new_episodes(workers: int) -> None:
 
 
 @pytest.mark.usefixtures("installed")
-@WORKERS
-def test_another_game_may_take_a_place(workers: int) -> None:
+def test_another_game_may_take_a_place() -> None:
     """As when a life is over: the other rows are stepped together as before."""
     actions = np.random.default_rng(2).integers(15, size=(30, 3))
-    with pool_of(1, 2, 3, workers=workers) as pool:
+    with pool_of(1, 2, 3) as pool:
         pool.reset()
         untouched = play(pool, actions)
-    with pool_of(1, 2, 3, workers=workers) as pool:
+    with pool_of(1, 2, 3) as pool:
         pool.reset()
         maze = ProcGenGame("maze", "easy")
         first = pool.replace(1, maze, (4,))
@@ -180,7 +177,7 @@ def test_another_game_may_take_a_place(workers: int) -> None:
     np.testing.assert_array_equal(by_hand.reset(), first)
     np.testing.assert_array_equal(by_hand.step(int(actions[0, 1]))[0], played.observation[0, 1])
     by_hand.close()
-    with pool_of(1, 2, 3, workers=workers) as pool:
+    with pool_of(1, 2, 3) as pool:
         pool.restore(snapshots)
         assert pool._environments[1] == maze
         assert play(pool, actions).dummy[0].all()
