@@ -20,7 +20,18 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, classic_control, crafter, gridworlds, gymnasium, nethack
+from components.suites import (
+    atari,
+    catch,
+    chains,
+    classic_control,
+    crafter,
+    dmlab,
+    gridworlds,
+    gymnasium,
+    nethack,
+    procgen,
+)
 
 __all__ = [
     "action_features",
@@ -35,6 +46,7 @@ __all__ = [
     "cores",
     "crafter",
     "distributional_heads",
+    "dmlab",
     "features",
     "gridworlds",
     "gymnasium",
@@ -47,6 +59,7 @@ __all__ = [
     "nethack",
     "normalizers",
     "optimizers",
+    "procgen",
     "regularizers",
     "replays",
     "static_targets",

@@ -129,7 +129,7 @@ class HostPrograms:
             rows = (fresh.reward, fresh.last, dummy, of_episodes)
             statistics, _ = jax.lax.scan(count, actor.statistics, rows)
             shown = TimeStep(
-                observation=fresh.observation[-1],
+                observation=jax.tree.map(lambda x: x[-1], fresh.observation),
                 reward=fresh.reward[-1],
                 discount=fresh.discount[-1],
                 last=fresh.last[-1],

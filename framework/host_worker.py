@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from framework.errors import UserError
+from framework.host_batch import BatchRow, Rows
 from framework.specs import ArraySpec, EnvironmentSpec, Resume, described, map_parts, spec_of
 
 if TYPE_CHECKING:
-    from framework.interfaces import HostEnvironment, HostStream, MeasuredStream
+    from framework.interfaces import BatchedEnvironment, HostEnvironment, HostStream, MeasuredStream
 
 T = TypeVar("T")
 
@@ -108,11 +109,10 @@ def _padded(array: ArraySpec) -> int:
 
 @dataclasses.dataclass
 class _Slot:
-    """One stream, its environment, and whether the next step only begins an episode."""
+    """One stream and its environment."""
 
     environment: HostEnvironment
     stream: HostStream
-    dummy_next: bool = False
 
 
 def resume_of(environment: HostEnvironment) -> Resume:
@@ -134,14 +134,28 @@ class Streams:
         self._arrays, self._spec, self._numbers = arrays, spec, numbers
         self._expected = spec.observation
         self._slots: list[_Slot] = []
+        self._rows: Rows | None = None
+        # Whether the next step only begins an episode.
+        self._dummy_next = np.zeros(len(numbers), bool)
 
     def open(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]]) -> None:
         """Opens all streams, each from its seed's words."""
+        first = environments[0]
+        together = not self._spec.episode_numbers and all(e == first for e in environments)
+        if together and hasattr(first, "open_many"):
+            self._for_each("opening", environments[:1], lambda _: self._open_batch(environments, seeds))
+            return
 
         def open_one(index: int) -> None:
             self._slots.append(_Slot(environments[index], environments[index].open(seeds[index])))
 
         self._for_each("opening", environments, open_one)
+
+    def _open_batch(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]]) -> None:
+        """Opens streams of equal environments that their library steps together."""
+        batch = cast("BatchedEnvironment", environments[0]).open_many(seeds)
+        self._rows = Rows(batch, self._spec, len(seeds))
+        self._slots += [_Slot(environment, BatchRow(batch, row)) for row, environment in enumerate(environments)]
 
     def reset(self) -> None:
         """Begins a new episode in every stream."""
@@ -152,14 +166,17 @@ class Streams:
 
         def replace(index: int) -> None:
             new = _Slot(environment, environment.open(seed))
-            self._slots[index].stream.close()
-            self._slots[index] = new
+            self._put(index, new)
             self._begin(index)
 
         self._for_each("replacing", [environment], replace, first=index)
 
     def step(self) -> None:
         """One step of every stream, with the actions that the arrays hold; `STAND_STILL` is none."""
+        if self._rows is not None and self._rows.served.size:
+            self._step_rows(self._rows)
+            if self._rows.served.size == len(self._slots):
+                return
         actions = self._arrays.action.tolist()
         self._for_each("stepping", self._environments(), lambda index: self._step(index, actions[index]))
 
@@ -168,7 +185,7 @@ class Streams:
 
         def save(index: int) -> bytes:
             slot = self._slots[index]
-            return pickle.dumps((slot.environment, slot.dummy_next, slot.stream.snapshot()))
+            return pickle.dumps((slot.environment, bool(self._dummy_next[index]), slot.stream.snapshot()))
 
         return self._for_each("saving", self._environments(), save)
 
@@ -183,12 +200,11 @@ class Streams:
                 )
             slot = self._slots[index]
             if environment != slot.environment:
-                stream = environment.open((0,))  # The seed does not matter: the state holds the generators.
-                slot.stream.close()
-                slot.environment, slot.stream = environment, stream
+                # The seed does not matter: the state holds the generators.
+                self._put(index, slot := _Slot(environment, environment.open((0,))))
             slot.stream.restore(state)
             # Where the episode is lost, a dummy begins the next one: nothing is learned across the gap.
-            slot.dummy_next = dummy_next or resume_of(environment) is Resume.NEW_EPISODE
+            self._dummy_next[index] = dummy_next or resume_of(environment) is Resume.NEW_EPISODE
             return slot.environment
 
         return self._for_each("restoring", self._environments(), restore)
@@ -197,19 +213,39 @@ class Streams:
         """Closes every stream."""
         while self._slots:
             self._slots.pop().stream.close()
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+    def _put(self, index: int, slot: _Slot) -> None:
+        """Another stream takes the place of one."""
+        self._slots[index].stream.close()
+        self._slots[index] = slot
+        if self._rows is not None:
+            self._rows.give_up(index)
+
+    def _step_rows(self, rows: Rows) -> None:
+        """Steps the streams that are rows of a batch."""
+        try:
+            rows.step(self._arrays, self._dummy_next, STAND_STILL)
+        except UserError:
+            raise
+        except Exception as error:
+            environment = self._slots[int(rows.served[0])].environment
+            raise self._failure(f"stepping {rows.served.size} streams, {environment!r}", error) from error
 
     def _begin(self, index: int) -> None:
         slot = self._slots[index]
         self._arrays.numbers[index] = 0.0
         self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=False, dummy=False)
-        slot.dummy_next = False
+        self._dummy_next[index] = False
 
     def _step(self, index: int, action: int) -> None:
-        if action == STAND_STILL:
-            return
         slot = self._slots[index]
-        if slot.dummy_next:
-            slot.dummy_next = False
+        if action == STAND_STILL or (self._rows is not None and index in self._rows.served):
+            return
+        if self._dummy_next[index]:
+            self._dummy_next[index] = False
             self._tell_numbers(index)
             self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=True, dummy=True)
             return
@@ -218,7 +254,7 @@ class Streams:
             self._tell_numbers(index)
             self._show(index, slot.stream.reset(), reward=reward, discount=0.0, last=True, dummy=False)
         else:
-            slot.dummy_next = bool(truncated)
+            self._dummy_next[index] = truncated
             self._arrays.numbers[index] = 0.0
             self._show(index, observation, reward=reward, discount=1.0, last=False, dummy=False)
 

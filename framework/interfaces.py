@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from framework.context import FeatureContext
 from framework.specs import EnvironmentSpec
 from framework.types import (
@@ -323,12 +325,43 @@ class MeasuredStream(HostStream, Protocol):
         """What the episode has reached by now, in the order of the specification's ``episode_numbers``."""
 
 
+class HostBatch(Protocol):
+    """Several environments outside the device that are stepped by one call; none resets itself."""
+
+    def reset(self, rows: np.ndarray) -> Observation:
+        """First observations of new episodes in some of them [n, ...]."""
+
+    def step(self, rows: np.ndarray, action: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray]:
+        """Steps some of them, with actions [n].
+
+        Returns:
+          Observations [n, ...], rewards [n], whether episodes terminated [n] and whether limits cut them off [n] bool.
+        """
+
+    def snapshot(self, row: int) -> bytes:
+        """The state of one of them."""
+
+    def restore(self, row: int, snapshot: bytes) -> None:
+        """Takes one of them back to a state."""
+
+    def close(self) -> None:
+        """Frees what they hold."""
+
+
+class BatchedEnvironment(Protocol):
+    """An environment outside the device of which many streams are opened at once."""
+
+    def open_many(self, seeds: Sequence[Sequence[int]]) -> HostBatch:
+        """New streams, each from its seed's words alone: what one plays does not depend on the others."""
+
+
 @runtime_checkable
 class HostEnvironment(Protocol):
     """An environment outside the device, of which any number of streams can be opened; picklable.
 
     One whose streams do not go on from a snapshot exactly where they were says so by an attribute ``resumes``, a
     `framework.specs.Resume`; one whose randomness is not all the seed's by an attribute ``seeded``, which is false.
+    One whose library steps many environments at once is a `BatchedEnvironment` as well, without episode numbers.
     """
 
     spec: EnvironmentSpec

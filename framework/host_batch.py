@@ -1,0 +1,98 @@
+"""Streams that one library steps all at once, joined to a pool's streams without a loop over them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from framework.errors import UserError
+from framework.specs import ArraySpec, EnvironmentSpec, described, map_parts, spec_of
+
+if TYPE_CHECKING:
+    from framework.host_worker import StepArrays
+    from framework.interfaces import HostBatch
+
+Observation = Any
+
+
+class BatchRow:
+    """One row of a batch as a stream of its own.
+
+    Args:
+      batch: the streams.
+      row: which of them.
+      alone: whether the batch ends with this stream.
+    """
+
+    def __init__(self, batch: HostBatch, row: int, *, alone: bool = False) -> None:
+        self._batch, self._row, self._alone = batch, row, alone
+        self._rows = np.array([row])
+
+    def reset(self) -> Observation:
+        return map_parts(lambda x: x[0], self._batch.reset(self._rows))
+
+    def step(self, action: int) -> tuple[Observation, float, bool, bool]:
+        observation, reward, terminated, truncated = self._batch.step(self._rows, np.array([action]))
+        return map_parts(lambda x: x[0], observation), float(reward[0]), bool(terminated[0]), bool(truncated[0])
+
+    def snapshot(self) -> bytes:
+        return self._batch.snapshot(self._row)
+
+    def restore(self, snapshot: bytes) -> None:
+        self._batch.restore(self._row, snapshot)
+
+    def close(self) -> None:
+        if self._alone:
+            self._batch.close()
+
+
+class Rows:
+    """The rows of a batch that are a pool's streams of the same numbers; see `framework.host_worker.Streams`.
+
+    Args:
+      batch: the streams.
+      spec: of their environment.
+      count: how many they are.
+    """
+
+    def __init__(self, batch: HostBatch, spec: EnvironmentSpec, count: int) -> None:
+        self._batch, self._spec = batch, spec
+        self.served = np.arange(count)
+
+    def give_up(self, index: int) -> None:
+        """Another stream has taken the place of a row."""
+        self.served = self.served[self.served != index]
+
+    def step(self, arrays: StepArrays, dummy_next: np.ndarray, stand_still: int) -> None:
+        """One step of every row whose action is not ``stand_still``; ``dummy_next`` [S] is read and written."""
+        active = self.served[arrays.action[self.served] != stand_still]
+        arrays.busy[active] = True
+        beginning, going = active[dummy_next[active]], active[~dummy_next[active]]
+        if beginning.size:
+            self._show(arrays, beginning, self._batch.reset(beginning))
+            arrays.reward[beginning], arrays.discount[beginning] = 0.0, 1.0
+            arrays.last[beginning] = arrays.dummy[beginning] = True
+            dummy_next[beginning] = False
+        if going.size:
+            observation, reward, terminated, truncated = self._batch.step(going, arrays.action[going])
+            self._show(arrays, going, observation)
+            arrays.reward[going], arrays.discount[going] = reward, 1.0 - terminated
+            arrays.last[going], arrays.dummy[going] = terminated, False
+            dummy_next[going] = truncated & ~terminated
+            if (over := going[terminated]).size:
+                self._show(arrays, over, self._batch.reset(over))
+        arrays.busy[active] = False
+
+    def _show(self, arrays: StepArrays, rows: np.ndarray, observation: Observation) -> None:
+        expected = self._spec.arrays(lambda array: ArraySpec((rows.size, *array.shape), array.dtype))
+        if (shown := spec_of(observation)) != expected:
+            raise UserError(
+                f"{self._batch!r} shows observations {described(shown)} of {rows.size} streams, its spec says "
+                f"{self._spec.shown} of each: make the two agree"
+            )
+        map_parts(lambda x, new: x.__setitem__(rows, new), arrays.observation, observation)
+
+    def close(self) -> None:
+        """Closes the batch."""
+        self._batch.close()

@@ -1,0 +1,73 @@
+"""Packages that an install need not have: what is told of them, and what works without."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import components.everything
+from experiments import cli
+from framework import registry
+from framework.errors import UserError
+from framework.requirements import Requirement
+from framework.testing import missing_package
+
+__all__ = ["components"]
+
+NEEDING = {name: cls for name, cls in registry.components_of("suites").items() if registry.requirement_of(cls)}
+
+
+def test_a_package_that_is_there_is_imported() -> None:
+    here = Requirement.of_extra("json", "text")
+    assert here.is_met
+    assert here.module() is json
+    assert here.module("json.decoder").__name__ == "json.decoder"
+    with pytest.raises(UserError, match=r"json cannot be imported \(No module named 'json.nowhere'\): pip install"):
+        here.module("json.nowhere")
+
+
+def test_a_package_that_is_not_there_is_told() -> None:
+    missing = Requirement.of_extra("no_such_package", "games")
+    assert not missing.is_met
+    with pytest.raises(
+        UserError, match=r"^the package no_such_package is not installed: pip install 'rulespace\[games\]'$"
+    ):
+        missing.module()
+
+
+def test_list_tells_what_suites_need(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert {"Crafter", "DMLab30", "NetHackChallenge", "NetHackScore", "ProcGen"} == NEEDING.keys()
+    for is_met, told in (
+        (True, "(needs crafter: installed)"),
+        (False, "(needs crafter: pip install 'rulespace[crafter]')"),
+    ):
+        monkeypatch.setattr(Requirement, "is_met", is_met)
+        assert cli.main(["list", "suites"]) == 0
+        lines = {line.split("(")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
+        assert lines["Crafter"].endswith(told)
+        assert "needs" not in lines["Catch"]
+        assert cli.main(["list", "suites", "--format=json"]) == 0
+        listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["suites"]}
+        assert listed["ProcGen"]["requires"] == {"package": "envpool", "installed": is_met}
+        assert "requires" not in listed["Catch"]
+
+
+@pytest.mark.parametrize("name", NEEDING)
+def test_specifications_are_known_without_the_package(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config can be checked and described on a machine that does not run it."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a package was imported")
+
+    monkeypatch.setattr(Requirement, "module", refuse)
+    suite = NEEDING[name]()
+    assert all(suite.environment(task).spec.num_actions > 1 for task in suite.tasks())
+
+
+def test_what_is_missing_is_said_of_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Requirement, "is_met", False)
+    assert (
+        missing_package(NEEDING["Crafter"]) == "the package crafter is not installed: pip install 'rulespace[crafter]'"
+    )
+    assert missing_package(registry.components_of("suites")["Catch"]) is None
