@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framework.agent import HEAD_STDDEV
 from framework.layers import MLP, Linear, LSTMGates, check_sizes, lstm_step
 from framework.registry import component
 from framework.transforms import at_action
@@ -45,17 +46,29 @@ class ActionLSTM(nn.Module):
         return {head: MLP((*self.head_sizes, size), name=f"head_{head}")(hidden) for head, size in sizes.items()}
 
 
-class _PerActionLayer(nn.Module):
-    """An MLP with outputs for each action: [T, B, D] to [T, B, A, size]; [T, B, size] at actions [T, B]."""
+class _Outputs(nn.Module):
+    """An MLP whose outputs are near zero at first, as those of heads on the torso: [T, B, D] to [T, B, size]."""
 
     hidden_sizes: tuple[int, ...]
     size: int
 
     @nn.compact
-    def __call__(self, embedding: Array, action: Array | None, num_actions: int) -> Array:
-        flat = MLP((*self.hidden_sizes, num_actions * self.size), name="mlp")(embedding)
-        outputs = flat.reshape(*embedding.shape[:-1], num_actions, self.size)
-        return outputs if action is None else at_action(outputs, action)
+    def __call__(self, embedding: Array) -> Array:
+        x = nn.relu(MLP(self.hidden_sizes, name="hidden")(embedding)) if self.hidden_sizes else embedding
+        return Linear(self.size, name="output", stddev=HEAD_STDDEV)(x)
+
+
+class _OutputsPerAction(nn.Module):
+    """The same with outputs for each action: [T, B, D] to [T, B, A, size]."""
+
+    hidden_sizes: tuple[int, ...]
+    size: int
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, embedding: Array) -> Array:
+        flat = _Outputs(self.hidden_sizes, self.num_actions * self.size, name="actions")(embedding)
+        return flat.reshape(*embedding.shape[:-1], self.num_actions, self.size)
 
 
 @component("action_models")
@@ -63,7 +76,7 @@ class PerAction(nn.Module):
     """Outputs of their own for each action, by an MLP per head on the embedding (Mnih et al., 2015).
 
     Attributes:
-      hidden_sizes: hidden layers of each head's MLP; none by default: the embedding's ReLU, then one layer.
+      hidden_sizes: hidden layers of each head's MLP; none by default: one layer.
     """
 
     hidden_sizes: tuple[int, ...] = ()
@@ -76,10 +89,11 @@ class PerAction(nn.Module):
     def __call__(
         self, embedding: Array, action: Array | None, sizes: dict[str, int], num_actions: int
     ) -> dict[str, Array]:
-        return {
-            head: _PerActionLayer(self.hidden_sizes, size, name=f"head_{head}")(embedding, action, num_actions)
-            for head, size in sizes.items()
-        }
+        outputs = {}
+        for head, size in sizes.items():
+            every = _OutputsPerAction(self.hidden_sizes, size, num_actions, name=f"head_{head}")(embedding)
+            outputs[head] = every if action is None else at_action(every, action)
+        return outputs
 
 
 @component("action_models")
@@ -104,8 +118,8 @@ class Dueling(nn.Module):
     ) -> dict[str, Array]:
         outputs = {}
         for head, size in sizes.items():
-            value = MLP((*self.hidden_sizes, size), name=f"value_{head}")(embedding)
-            advantage = _PerActionLayer(self.hidden_sizes, size, name=f"advantage_{head}")(embedding, None, num_actions)
+            value = _Outputs(self.hidden_sizes, size, name=f"value_{head}")(embedding)
+            advantage = _OutputsPerAction(self.hidden_sizes, size, num_actions, name=f"advantage_{head}")(embedding)
             every = value[..., None, :] + advantage - advantage.mean(axis=-2, keepdims=True)
             outputs[head] = every if action is None else at_action(every, action)
         return outputs

@@ -11,8 +11,8 @@ import pytest
 from running import result_of, run
 
 LEARNED = 0.95
-HAND_MADE = ("ppo_catch", "ppo_static_target_catch", "a2c_catch", "ppo_recurrent_catch")
-SLOW = ("ppo_recurrent_catch",)
+SLOW = ("ppo_recurrent_catch", "ppo_kl_catch", "impala_catch", "vmpo_catch", "muesli_catch")
+HAND_MADE = ("ppo_catch", "ppo_static_target_catch", "a2c_catch", *SLOW)
 SEEDS = range(5)
 
 # Disco103 as published, on the board of the authors' meta-training notebook and with a quarter of the agent: it

@@ -28,7 +28,16 @@ from framework.transforms import log_probability
 from framework.types import Array, LossInputs, Params, PyTree, RuleInputs
 from framework.update_rule import UpdateRule
 
-STATIC = ("ppo_catch", "a2c_catch", "ppo_static_target_catch", "ppo_recurrent_catch")
+STATIC = (
+    "ppo_catch",
+    "a2c_catch",
+    "ppo_static_target_catch",
+    "ppo_recurrent_catch",
+    "ppo_kl_catch",
+    "impala_catch",
+    "vmpo_catch",
+    "muesli_catch",
+)
 SIZES = Sizes(steps=4, batch=3, actions=3)
 COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SMALL_DISCO = str(Path(__file__).with_name("small_disco.gin"))
