@@ -21,7 +21,7 @@ WATERMAZE = LabLevel("contributed/dmlab30/rooms_watermaze")
 
 
 class Lab:
-    """As ``docs/users/python_api.md`` of DeepMind Lab has it; an episode takes 40 frames, a frame pays for moving on."""
+    """As ``docs/users/python_api.md`` of DeepMind Lab has it; episodes take 40 frames, a frame pays for moving on."""
 
     made: list[Lab] = []  # noqa: RUF012
 

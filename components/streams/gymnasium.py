@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import io
 import pickle
 import sys
@@ -120,8 +121,11 @@ def refuse_unknown_id(name: str) -> None:
     """
     import gymnasium  # Half a second that other suites need not spend.
 
+    module, _, own = name.rpartition(":")
     try:
-        gymnasium.spec(name)
+        if module:
+            importlib.import_module(module)  # It registers what it has.
+        gymnasium.spec(own)
     except (gymnasium.error.Error, ImportError) as error:
         guess = did_you_mean(closest(name, gymnasium.registry))
         raise ValueError(f"Gymnasium has no environment '{name}' ({error}).{guess}") from error
