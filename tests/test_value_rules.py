@@ -113,23 +113,22 @@ def test_an_update_tells_the_replay_how_far_off_its_values_were(tmp_path: Path) 
 
     @jax.jit
     def advanced() -> tuple[AgentState, AgentState, Trajectory, Array]:
-        before = born(lifecycle, root)
+        before = lifecycle.newborn(root, 0, lifecycle.hyperparameters())
         after, (batch, _) = lifecycle.advance({}, before, jax.random.key_data(root), jnp.asarray(0))
         errors = found.rule.errors({}, lifecycle.learner.rule_inputs(before.learner, batch))
         return before, after, batch, errors
 
     before, after, batch, errors = advanced()
     assert batch.importance.shape == batch.action.shape
-    # Four at birth and four with the first update, all of priority 1 until they are drawn.
-    np.testing.assert_array_equal(before.replay.priorities, [1.0] * 4 + [0.0] * 8)
+    np.testing.assert_array_equal(before.replay.priorities, 0.0)
     told = np.asarray(after.replay.priorities)
     of_drawn = np.asarray(errors) + LEAST_PRIORITY
     remembered = after.replay.ring.trajectories.observation
-    for slot, priority in enumerate(told[:8]):
+    for slot, priority in enumerate(told[:4]):
         same = np.all(batch.observation == remembered[slot][:, None], axis=(0, 2, 3, 4))
-        expected = of_drawn[same].max() if same.any() else 1.0
+        expected = of_drawn[same].max() if same.any() else 1.0  # of a fresh one, until it is drawn
         np.testing.assert_allclose(priority, expected, rtol=1e-4)
-    np.testing.assert_array_equal(told[8:], 0.0)
+    np.testing.assert_array_equal(told[4:], 0.0)
 
 
 def test_the_loss_counts_each_trajectory_by_its_importance(tmp_path: Path) -> None:
