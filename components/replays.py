@@ -12,6 +12,9 @@ from flax import struct
 from framework.registry import component
 from framework.types import Array, PyTree, Trajectory
 
+LEAST_PRIORITY = 1e-6
+"""Added to errors, so that nothing is never drawn again (Schaul et al., 2016, section 3.3)."""
+
 
 class ReplayState(struct.PyTreeNode):
     """A ring of trajectories.
@@ -23,6 +26,18 @@ class ReplayState(struct.PyTreeNode):
 
     trajectories: PyTree
     inserted: Array
+
+
+class PrioritizedState(struct.PyTreeNode):
+    """A ring of trajectories, and how urgent each is.
+
+    Attributes:
+      ring: the trajectories.
+      priorities: [capacity].
+    """
+
+    ring: ReplayState
+    priorities: Array
 
 
 def _batch_first(trajectory: Trajectory) -> Trajectory:
@@ -92,9 +107,13 @@ class Uniform:
 
     def insert(self, state: ReplayState, trajectory: Trajectory) -> ReplayState:
         fresh = _batch_first(trajectory)
-        slots = (state.inserted + jnp.arange(fresh.action.shape[0])) % self.capacity
+        slots = self.next_slots(state, fresh.action.shape[0])
         trajectories = jax.tree.map(lambda memory, new: memory.at[slots].set(new), state.trajectories, fresh)
         return ReplayState(trajectories=trajectories, inserted=state.inserted + fresh.action.shape[0])
+
+    def next_slots(self, state: ReplayState, count: int) -> Array:
+        """Where the next trajectories go [count]."""
+        return (state.inserted + jnp.arange(count)) % self.capacity
 
     def sample(self, state: ReplayState, key: Array, fresh: Trajectory) -> Trajectory:
         held = jnp.minimum(state.inserted, self.capacity)
@@ -113,3 +132,74 @@ class Uniform:
 
     def warm_up_unrolls(self, num_environments: int) -> int:
         return -(-self.batch_size // num_environments) - 1
+
+
+@component("replays")
+@dataclasses.dataclass(frozen=True)
+class Prioritized:
+    """Remembers the last trajectories; a batch draws trajectory i with probability p_i^exponent / sum_j p_j^exponent.
+
+    p_i is the trajectory's mean absolute error when it was last learned from, and the largest of all for a fresh one.
+    In the loss each counts (N P(i))^-correction, relative to the largest of the batch. Until the memory holds a batch,
+    the agent only acts.
+
+    Attributes:
+      capacity: number of trajectories remembered.
+      batch_size: trajectories an update learns from, drawn with replacement.
+      exponent: 0 draws all alike; Rainbow has 0.5.
+      correction: 1 makes up for the draw altogether, 0 not at all; the paper lets it grow to 1 from 0.4.
+
+    Source: Schaul et al., 2016, section 3; of whole trajectories as in Kapturowski et al., 2019.
+    """
+
+    capacity: int
+    batch_size: int
+    exponent: float = 0.5
+    correction: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("exponent", "correction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        Uniform(self.capacity, self.batch_size)
+
+    @property
+    def _ring(self) -> Uniform:
+        return Uniform(self.capacity, self.batch_size)
+
+    def init(self, example: Trajectory) -> PrioritizedState:
+        return PrioritizedState(ring=self._ring.init(example), priorities=jnp.zeros(self.capacity))
+
+    def insert(self, state: PrioritizedState, trajectory: Trajectory) -> PrioritizedState:
+        largest = state.priorities.max()
+        slots = self._ring.next_slots(state.ring, trajectory.action.shape[1])
+        priorities = state.priorities.at[slots].set(jnp.where(largest > 0, largest, 1.0))
+        return PrioritizedState(ring=self._ring.insert(state.ring, trajectory), priorities=priorities)
+
+    def _draw(self, state: PrioritizedState, key: Array) -> tuple[Array, Array]:
+        """Slots of a batch [B], and how often each is drawn compared with others on average [B]."""
+        held = jnp.minimum(state.ring.inserted, self.capacity)
+        logits = jnp.where(jnp.arange(self.capacity) < held, self.exponent * jnp.log(state.priorities), -jnp.inf)
+        slots = jax.random.categorical(key, logits, shape=(self.batch_size,))
+        return slots, held * jax.nn.softmax(logits)[slots]
+
+    def sample(self, state: PrioritizedState, key: Array, fresh: Trajectory) -> Trajectory:
+        slots, frequency = self._draw(state, key)
+        drawn = _time_first(jax.tree.map(lambda memory: memory[slots], state.ring.trajectories))
+        weight = frequency**-self.correction
+        return drawn.replace(importance=jnp.broadcast_to(weight / weight.max(), drawn.action.shape))
+
+    def reprioritize(self, state: PrioritizedState, key: Array, errors: Array) -> PrioritizedState:
+        slots, _ = self._draw(state, key)
+        # What was drawn twice has one error, but for rounding: the larger, whatever the order of writing.
+        priorities = state.priorities.at[slots].set(0.0).at[slots].max(errors + LEAST_PRIORITY)
+        return state.replace(priorities=priorities)
+
+    def batch(self, num_environments: int) -> int:
+        return self.batch_size
+
+    def fresh_of_batch(self, num_environments: int) -> int:
+        return 0
+
+    def warm_up_unrolls(self, num_environments: int) -> int:
+        return self._ring.warm_up_unrolls(num_environments)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from framework.agent import Agent
-from framework.interfaces import Bandit, HostEnvironment, Lifetime, Replay, Suite
+from framework.interfaces import Bandit, HostEnvironment, Lifetime, PrioritizedReplay, Replay, Suite
 from framework.numbers import Hyperparameter
 from framework.registry import Problem, component
 from framework.update_rule import UpdateRule, parts
@@ -91,6 +91,9 @@ class Group:
         if 0 < self.replay.capacity < self.num_environments:
             message = f"{self.replay.capacity} trajectories are fewer than the {self.num_environments} of one unroll"
             yield Problem(self.replay, "capacity", message)
+        if isinstance(self.replay, PrioritizedReplay) and rule.value_estimator is None:
+            message = "the replay's priorities are errors of value estimates: bind UpdateRule.value_estimator"
+            yield Problem(self.replay, None, message)
         fresh = self.replay.fresh_of_batch(self.num_environments)
         if fresh > self.num_environments:
             message = (

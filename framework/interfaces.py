@@ -400,6 +400,20 @@ class Replay(Protocol):
 
 
 @runtime_checkable
+class PrioritizedReplay(Replay, Protocol):
+    """A replay that draws what was learned from with large errors more often."""
+
+    def reprioritize(self, state: PyTree, key: Array, errors: Array) -> PyTree:
+        """The memory, after learning from what ``sample`` draws from it with this key.
+
+        Args:
+          state: the memory that was sampled from.
+          key: that it was sampled with.
+          errors: mean absolute error of the value estimates of each trajectory of the batch [B].
+        """
+
+
+@runtime_checkable
 class Weights(Protocol):
     """Where the rule's meta-parameters come from."""
 

@@ -164,6 +164,8 @@ class Learner:
         inputs = LossInputs.of_steps(trajectory, outputs=taken, targets=targets)
         weight = inputs.weight
         normalizer = 1.0 / jnp.maximum(weight.sum(), 1.0)
+        if trajectory.importance is not None:
+            weight = weight * trajectory.importance
         terms = self.rule.loss_terms_per_step(inputs, hyperparameters)
         means = {name: (weight * term).sum() * normalizer for name, term in terms.items()}
         return sum(means.values(), start=jnp.zeros(())), means

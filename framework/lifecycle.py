@@ -18,7 +18,7 @@ from framework.agent import Network
 from framework.discovery import Discovery
 from framework.environment import Batched
 from framework.group import Group
-from framework.interfaces import Environment, HostEnvironment
+from framework.interfaces import Environment, HostEnvironment, PrioritizedReplay
 from framework.keys import Role
 from framework.learner import Learner
 from framework.regularization import regularizer_means, seen_of_update
@@ -302,8 +302,11 @@ class Lifecycle:
         """What follows on acting: remembering and one update."""
         replay, learner = self.group.replay, self.learner
         memory = replay.insert(agent.replay, fresh)
-        batch = replay.sample(memory, keys.step_key(root, counter, Role.REPLAY), fresh)
+        replay_key = keys.step_key(root, counter, Role.REPLAY)
+        batch = replay.sample(memory, replay_key, fresh)
         targets, rule_carry, inputs = learner.compute_targets(meta_params, agent.learner, batch)
+        if isinstance(replay, PrioritizedReplay):
+            memory = replay.reprioritize(memory, replay_key, self.rule.errors(meta_params, inputs))
         minibatch_key = keys.step_key(root, counter, Role.MINIBATCHES)
         state, numbers = learner.descend(agent.learner, batch, targets, rule_carry, minibatch_key)
         policy = self.rule.policy(inputs.outputs[self.rule.acting_head], inputs.hyperparameters)

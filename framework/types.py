@@ -51,6 +51,8 @@ class Trajectory(struct.PyTreeNode):
       last: whether the transition ended an episode [T, B].
       behaviour: logits of the policy that acted [T, B, A].
       carry: the torso's recurrent carry before row 0 [B, ...]; an empty tuple for memoryless torsos.
+      importance: weight in the loss of a trajectory that was drawn more or less often than others, the same at all its
+        steps [T, B]; ``None``: 1.
     """
 
     observation: Observation
@@ -60,6 +62,7 @@ class Trajectory(struct.PyTreeNode):
     last: Array
     behaviour: Array
     carry: PyTree = ()
+    importance: Array | None = None
 
     @property
     def weight(self) -> Array:

@@ -106,6 +106,18 @@ class UpdateRule:
             return estimates, carry
         return self.normalizer(estimates, inputs.weight, carry)
 
+    def errors(self, meta_params: Params, inputs: RuleInputs) -> Array:
+        """Mean absolute error of each trajectory's value estimates [B].
+
+        Raises:
+          UserError: for a rule without a value estimator.
+        """
+        estimates, _ = self.estimate(self.with_learned_numbers(meta_params, inputs), self.initial_carry().normalizer)
+        if estimates is None:
+            raise UserError("priorities are errors of value estimates: bind UpdateRule.value_estimator")
+        total = (jnp.abs(estimates.errors) * inputs.weight).sum(0)
+        return total / jnp.maximum(inputs.weight.sum(0), 1.0)
+
     def targets(self, meta_params: Params, inputs: RuleInputs, carry: RuleCarry) -> tuple[dict[str, Array], RuleCarry]:
         """What the heads shall move to {target: [T, B, ...]}, and the rule's new carry.
 

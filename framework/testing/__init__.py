@@ -24,7 +24,16 @@ import numpy as np
 
 from framework import registry
 from framework.environment import Batched
-from framework.interfaces import Environment, HostEnvironment, Optimizer, Replay, Suite, TransposableOptimizer, Weights
+from framework.interfaces import (
+    Environment,
+    HostEnvironment,
+    Optimizer,
+    PrioritizedReplay,
+    Replay,
+    Suite,
+    TransposableOptimizer,
+    Weights,
+)
 from framework.specs import described, spec_of
 from framework.testing import examples
 from framework.testing.discovery import check_bandit, check_lifetime, check_meta_objective, check_regularizer
@@ -229,6 +238,12 @@ def check_replay(replay: Replay) -> None:
     expect_shape(batch.action, (sizes.steps, replay.batch(sizes.batch)), "a batch")
     expect(np.isin(batch.reward, tags).all(), "a batch holds what was never inserted")
     expect(np.all(batch.reward == batch.reward[:1]), "a batch mixes the steps of different trajectories")
+    if isinstance(replay, PrioritizedReplay):
+        expect(batch.importance is not None, "what is drawn more often must say how much it counts: set importance")
+        expect_shape(batch.importance, batch.action.shape, "the importance")
+        errors = 1.0 + jnp.arange(replay.batch(sizes.batch), dtype=jnp.float32)
+        told = check_function(replay.reprioritize, state, jax.random.key(0), errors)
+        expect_same_form(told, state, "the state that was told errors")
 
 
 def check_weights(weights: Weights) -> None:
