@@ -79,7 +79,7 @@ def _needs(cls: type) -> str:
     needed = registry.requirement_of(cls)
     if needed is None:
         return ""
-    return f" (needs {needed.package}: {'installed' if needed.is_met else needed.install})"
+    return f" (needs {needed.package}: {'installed' if needed.is_met else needed.advice})"
 
 
 def _default(value: Any) -> str:

@@ -349,7 +349,10 @@ class HostBatch(Protocol):
 
 
 class BatchedEnvironment(Protocol):
-    """An environment outside the device of which many streams are opened at once."""
+    """An environment outside the device of which many streams are opened at once.
+
+    What it opens one by one is a `framework.host_batch.BatchRow`, or whatever goes on from the same snapshots.
+    """
 
     def open_many(self, seeds: Sequence[Sequence[int]]) -> HostBatch:
         """New streams, each from its seed's words alone: what one plays does not depend on the others."""

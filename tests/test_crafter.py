@@ -118,7 +118,7 @@ def test_the_score_is_the_benchmarks() -> None:
 
 
 def test_what_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Requirement, "is_met", False)
+    monkeypatch.setattr(Requirement, "_has_package", False)
     with pytest.raises(UserError, match=r"crafter is not installed: pip install 'rulespace\[crafter\]'"):
         Crafter().environment("crafter").open((0,))
 

@@ -362,6 +362,27 @@ def test_environments_on_the_host(folder: Path, capsys: pytest.CaptureFixture[st
     assert measure_cost(found).flops > learning
 
 
+@pytest.mark.parametrize(
+    ("suite", "resume"),
+    [
+        ("suites/nethack", "exactly where it was, after playing the episode's actions again"),
+        ("suites/nethack_challenge", "with a new episode: its state cannot be saved"),
+    ],
+)
+def test_dictionaries_and_what_a_resume_loses(
+    folder: Path, capsys: pytest.CaptureFixture[str], suite: str, resume: str
+) -> None:
+    parts = ("rules/ppo", "agents/nethack", suite, "setups/on_policy", "scale/tiny")
+    (folder / "nethack.gin").write_text("\n".join(f"include '{part}.gin'" for part in parts))
+    described = describe(trainer(str(folder / "nethack.gin")))
+    environment = described.groups[0].environment
+    assert environment.parts["glyphs"] == {"shape": (21, 79), "dtype": "int16"}
+    assert environment.resume == resume
+    text = " ".join(printed(capsys, "nethack.gin").split())
+    assert "observation glyphs int16 [21, 79], blstats int32 [27], message uint8 [256]" in text
+    assert f"resume environments go on {resume}" in text
+
+
 def test_a_number_is_called_by_its_name_and_learned_ones_are_listed() -> None:
     learned = ("GAE.discount = @Learned()", "Learned.name = 'gamma'", "Learned.initial = 0.9", "Learned.maximum = 1")
     rule = description("ppo_catch", *learned, "Learned.minimum = 0").rule

@@ -21,7 +21,7 @@ WATERMAZE = LabLevel("contributed/dmlab30/rooms_watermaze")
 
 
 class Lab:
-    """As ``docs/users/python_api.md`` of DeepMind Lab has it; episodes take 40 frames, a frame pays for moving on."""
+    """As ``docs/users/python_api.md`` of DeepMind Lab has it; an episode takes 40 frames."""
 
     made: list[Lab] = []  # noqa: RUF012
 
@@ -151,7 +151,7 @@ def test_the_suite_is_the_benchmark(lab: type[Lab]) -> None:
 
 
 def test_what_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Requirement, "is_met", False)
+    monkeypatch.setattr(Requirement, "_has_package", False)
     with pytest.raises(UserError, match=r"deepmind_lab is not installed: it has to be built, see https://github.com/"):
         WATERMAZE.open((0,))
 

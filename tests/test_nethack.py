@@ -156,7 +156,7 @@ def test_a_lost_game_is_followed_by_a_dummy() -> None:
 
 
 def test_what_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Requirement, "is_met", False)
+    monkeypatch.setattr(Requirement, "_has_package", False)
     with pytest.raises(UserError, match=r"nle is not installed: pip install 'rulespace\[nethack\]'"):
         score_task().open((0,))
 

@@ -184,7 +184,7 @@ def test_another_game_may_take_a_place() -> None:
 
 
 def test_what_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Requirement, "is_met", False)
+    monkeypatch.setattr(Requirement, "_has_package", False)
     with pytest.raises(UserError, match=r"envpool is not installed: pip install 'rulespace\[procgen\]'"):
         ProcGenGame("maze").open((0,))
 

@@ -36,6 +36,16 @@ def test_a_package_that_is_not_there_is_told() -> None:
         missing.module()
 
 
+def test_a_library_that_is_not_there_is_told() -> None:
+    missing = Requirement.of_extra("json", "text", library="no_such_library", install_library="apt-get install it")
+    assert not missing.is_met
+    assert (
+        missing.missing
+        == "the system's library no_such_library, which json needs, is not installed: apt-get install it"
+    )
+    assert missing.module() is json  # It is for the package to say that it cannot go on.
+
+
 def test_list_tells_what_suites_need(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"Crafter", "DMLab30", "NetHackChallenge", "NetHackScore", "ProcGen"} == NEEDING.keys()
     for is_met, told in (
@@ -43,6 +53,7 @@ def test_list_tells_what_suites_need(monkeypatch: pytest.MonkeyPatch, capsys: py
         (False, "(needs crafter: pip install 'rulespace[crafter]')"),
     ):
         monkeypatch.setattr(Requirement, "is_met", is_met)
+        monkeypatch.setattr(Requirement, "_has_package", is_met)
         assert cli.main(["list", "suites"]) == 0
         lines = {line.split("(")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
         assert lines["Crafter"].endswith(told)

@@ -155,12 +155,8 @@ def _seedable_challenge() -> type:
     tasks = PACKAGE.module("nle.env.tasks")
 
     class SeedableChallenge(tasks.NetHackChallenge):  # type: ignore[name-defined]
-        def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments)
-            for name in ("set_initial_seeds", "set_current_seeds", "get_current_seeds"):
-                delattr(self.nethack, name)
-
         def seed(self, core: int, disp: int, reseed: bool = False) -> None:
-            self.nethack.set_initial_seeds(core, disp, reseed)
+            # The instance's own attribute of this name is what refuses.
+            type(self.nethack).set_initial_seeds(self.nethack, core, disp, reseed)
 
     return SeedableChallenge

@@ -14,7 +14,9 @@ from framework.host_batch import BatchRow
 from framework.requirements import Requirement
 from framework.specs import EnvironmentSpec, Resume
 
-PACKAGE = Requirement.of_extra("envpool", "procgen")
+PACKAGE = Requirement.of_extra(
+    "envpool", "procgen", library="Qt5Gui", install_library="on Debian and Ubuntu, apt-get install libqt5gui5"
+)
 
 GAMES = (
     *("bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot", "heist", "jumper"),
@@ -140,6 +142,5 @@ def _make(game: ProcGenGame, seeds: list[int]) -> Any:
         )
     except ImportError as error:
         raise UserError(
-            f"ProcGen needs the library Qt 5 of the system, which cannot be loaded ({error}): on Debian and Ubuntu, "
-            "apt-get install libqt5gui5"
+            f"ProcGen needs the library Qt 5 of the system, which cannot be loaded ({error}): {PACKAGE.install_library}"
         ) from error
