@@ -17,7 +17,7 @@ from components import (
     weights,
 )
 from components.meta_networks import action_features, cores, features, learned_targets, static_targets
-from components.suites import atari, catch, chains, classic_control, gridworlds, gymnasium
+from components.suites import atari, catch, chains, classic_control, gridworlds, gymnasium, minatar, sokoban
 
 __all__ = [
     "action_features",
@@ -37,10 +37,12 @@ __all__ = [
     "lifetimes",
     "loss_terms",
     "meta_objectives",
+    "minatar",
     "normalizers",
     "optimizers",
     "regularizers",
     "replays",
+    "sokoban",
     "static_targets",
     "torsos",
     "value_estimators",
