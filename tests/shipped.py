@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
 from running import points_of, result_of, run
 
 from framework.config import load, shipped_gin_folder
@@ -12,11 +13,16 @@ from framework.experiment import Experiment
 
 FILES = {path.stem: path for path in sorted((shipped_gin_folder() / "experiments").glob("*.gin"))}
 DISCOVERIES = [name for name, path in FILES.items() if "\ninclude 'meta/" in path.read_text()]
+NEEDS = {"ppo_minatar": "gymnax"}
+"""Packages of an extra, without which an experiment cannot run."""
+
 OTHERS = [name for name in FILES if name not in DISCOVERIES]
 
 
 def assert_runs(name: str, folder: Path) -> None:
     """Two steps, or meta-steps, in small; what is described and checked in full is in other tests."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason=f"{name} needs {NEEDS[name]}, which is not installed")
     tiny = "--gin_file=scale/tiny.gin"
     assert run(name, tiny, folder=folder) == 0
     experiment = load(name, gin_files=["scale/tiny.gin"], root=Experiment).experiment

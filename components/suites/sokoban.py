@@ -63,4 +63,4 @@ class Sokoban:
         if self.folder is not None:
             return jnp.asarray(levels_of_folder(self.folder.resolve(), self.num_levels))
         count = 1000 if self.num_levels is None else self.num_levels
-        return jnp.asarray(generated_levels(self.split, count, boxes=self.num_boxes, max_steps=self.max_steps))
+        return generated_levels(self.split, count, boxes=self.num_boxes, max_steps=self.max_steps)

@@ -73,18 +73,20 @@ class _Play(struct.PyTreeNode):
     steps: Array
 
 
-@functools.lru_cache
-def generated_levels(split: str, count: int, *, boxes: int, max_steps: int) -> np.ndarray:
+@functools.partial(jax.jit, static_argnames=("split", "count", "boxes", "max_steps"))
+def generated_levels(split: str, count: int, *, boxes: int, max_steps: int) -> Array:
     """The first so many levels of a split [count, 10, 10] uint8, each of which can be solved in ``max_steps``."""
-    found: list[np.ndarray] = []
-    number, missing = FIRST_NUMBERS[split], count
-    with jax.ensure_compile_time_eval():  # A pool is numbers, whoever is just being traced.
-        while missing > 0:
-            numbers = jnp.asarray(number + np.arange(CHUNK), jnp.uint32)
-            sound, levels, _ = attempt_levels(numbers, boxes=boxes, max_steps=max_steps)
-            found.append(np.asarray(levels)[np.asarray(sound)][:missing])
-            number, missing = number + CHUNK, missing - len(found[-1])
-    return np.concatenate(found)
+
+    def more(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        pool, found, number = carry
+        numbers = number + jnp.arange(CHUNK, dtype=jnp.uint32)
+        sound, levels, _ = attempt_levels(numbers, boxes=boxes, max_steps=max_steps)
+        places = jnp.where(sound, found + jnp.cumsum(sound) - 1, count)
+        return pool.at[places].set(levels, mode="drop"), found + sound.sum(), number + CHUNK
+
+    blank, first = jnp.zeros((count, SIZE, SIZE), jnp.uint8), jnp.asarray(FIRST_NUMBERS[split], jnp.uint32)
+    pool, _, _ = jax.lax.while_loop(lambda carry: carry[1] < count, more, (blank, jnp.asarray(0), first))
+    return pool
 
 
 @functools.partial(jax.jit, static_argnames=("boxes", "max_steps"))
