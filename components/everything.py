@@ -29,8 +29,10 @@ from components.suites import (
     dmlab,
     gridworlds,
     gymnasium,
+    minatar,
     nethack,
     procgen,
+    sokoban,
 )
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "lifetimes",
     "loss_terms",
     "meta_objectives",
+    "minatar",
     "multi_input_torsos",
     "nethack",
     "normalizers",
@@ -62,6 +65,7 @@ __all__ = [
     "procgen",
     "regularizers",
     "replays",
+    "sokoban",
     "static_targets",
     "torsos",
     "value_estimators",

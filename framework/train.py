@@ -209,7 +209,8 @@ class Trainer:
         measured_on = () if held_out is None else held_out.groups
         for lifecycle in (*self.lifecycles, *(Lifecycle(self.experiment.rule, group) for group in measured_on)):
             for task in () if lifecycle.on_host else lifecycle.tasks:
-                refuse_mismatched_environment(lifecycle.environments.environment, lifecycle.group.suite.level(task))
+                level = jax.eval_shape(functools.partial(lifecycle.group.suite.level, task))
+                refuse_mismatched_environment(lifecycle.environments.environment, level)
             if lifecycle not in self.lifecycles:
                 jax.eval_shape(functools.partial(rehearsal, lifecycle), self.meta_params_shapes(), jax.random.key(0))
         _ = self._measured_shapes

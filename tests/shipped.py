@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from framework.experiment import Experiment
 from framework.testing import missing_package
 
 FILES = {path.stem: path for path in sorted((shipped_gin_folder() / "experiments").glob("*.gin"))}
-DISCOVERIES = [name for name, path in FILES.items() if "\ninclude 'meta/" in path.read_text()]
+
+
+def discovers(file: Path) -> bool:
+    """Whether a file includes a meta-objective, by itself or in a file that it includes."""
+    included = re.findall(r"^include '(.+)'", file.read_text(), re.MULTILINE)
+    return any(name.startswith("meta/") or discovers(shipped_gin_folder() / name) for name in included)
+
+
+DISCOVERIES = [name for name, path in FILES.items() if discovers(path)]
 OTHERS = [name for name in FILES if name not in DISCOVERIES]
 
 
