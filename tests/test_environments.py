@@ -169,7 +169,7 @@ def test_episodes_are_measured_by_more_than_their_returns() -> None:
     network = AGENT.network(RULE, environment.spec)
     environments, params = Batched(environment, 8), jax.jit(network.init)(jax.random.key(0))
     actor = initial_actor(network, environments, (), jax.random.key(1))
-    actor, trajectory = unroll(network, environments, (), params, actor, jax.random.key(2), 6)
+    actor, trajectory = unroll(network, environments, (), ActingParams(params), actor, jax.random.key(2), 6)
     found = actor.statistics
     caught = float((trajectory.reward > 0).sum())
     assert float(found.completed) == 24
