@@ -103,6 +103,11 @@ def _layout(spec: EnvironmentSpec, streams: int) -> list[ArraySpec | dict[str, A
     ]
 
 
+def _form(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype]:
+    """What must agree between an observation and its specification."""
+    return array.shape, array.dtype
+
+
 def _padded(array: ArraySpec) -> int:
     return -(-np.dtype(array.dtype).itemsize * math.prod(array.shape) // _ALIGNMENT) * _ALIGNMENT
 
@@ -132,7 +137,7 @@ class Streams:
     def __init__(self, arrays: StepArrays, spec: EnvironmentSpec, numbers: range) -> None:
         """Without streams yet; ``numbers`` are theirs in the pool, for error messages."""
         self._arrays, self._spec, self._numbers = arrays, spec, numbers
-        self._expected = spec.observation
+        self._expected = map_parts(_form, spec.arrays(lambda array: np.empty(array.shape, array.dtype)))
         self._slots: list[_Slot] = []
         self._rows: Rows | None = None
         # Whether the next step only begins an episode.
@@ -275,9 +280,10 @@ class Streams:
         self, index: int, observation: Observation, *, reward: float, discount: float, last: bool, dummy: bool
     ) -> None:
         arrays = self._arrays
-        if (shown := spec_of(observation)) != self._expected:
+        if map_parts(_form, observation) != self._expected:
+            shown = described(spec_of(observation))
             raise UserError(
-                f"{self._slots[index].environment!r} shows observations {described(shown)}, its spec says "
+                f"{self._slots[index].environment!r} shows observations {shown}, its spec says "
                 f"{self._spec.shown}: make the two agree"
             )
         map_parts(lambda row, new: row.__setitem__(index, new), arrays.observation, observation)
