@@ -30,6 +30,18 @@ class Returns:
 
 @component("targets")
 @dataclasses.dataclass(frozen=True)
+class OldValues:
+    """The values v(s) from before the update [T, B]: what a value loss can keep new ones close to."""
+
+    name: str = "v_old"
+    learned: ClassVar[bool] = False
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return context.steps(context.estimate("values"))
+
+
+@component("targets")
+@dataclasses.dataclass(frozen=True)
 class Advantages:
     """The value estimator's advantages of the actions taken [T, B].
 
