@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from framework.errors import UserError
-from framework.interfaces import ActionModel, Head, Optimizer, Torso
+from framework.interfaces import ActionModel, Head, Optimizer, SetUpTorso, Torso
 from framework.layers import Linear, Table
 from framework.registry import Problem, component
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec
 from framework.types import ActingParams, Array, Observation, Outputs, Params, PyTree
 from framework.update_rule import UpdateRule
 
@@ -35,6 +36,11 @@ def unread_inputs(torso: Torso, spec: EnvironmentSpec) -> str | None:
     if parts and not inputs:
         return f"{name} reads one array, the environment shows {spec.shown}: use torsos.MultiInput or another"
     return None
+
+
+def torso_for(torso: Torso, observation: ArraySpec | Mapping[str, ArraySpec]) -> Torso:
+    """The torso, set up for what it will be shown where it must know."""
+    return torso.set_up_for(observation) if isinstance(torso, SetUpTorso) else torso
 
 
 def takes_index(torso: Torso) -> bool:
@@ -178,7 +184,8 @@ class Agent:
 
     def network(self, rule: UpdateRule, spec: EnvironmentSpec) -> Network:
         """The network with the rule's heads."""
-        return Network(NetworkModule(self.torso, rule.heads, self.action_model, spec), spec, rule)
+        torso = torso_for(self.torso, spec.observation)
+        return Network(NetworkModule(torso, rule.heads, self.action_model, spec), spec, rule)
 
     def problems(self, rule: UpdateRule) -> list[Problem]:
         """Whether the agent can grow the rule's heads."""

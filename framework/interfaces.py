@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from framework.context import FeatureContext
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec
 from framework.types import (
     Array,
     Estimates,
@@ -94,6 +94,14 @@ class Torso(Protocol):
 
     def initial_carry(self, batch: int) -> PyTree:
         """The carry at an episode's start; an empty tuple for memoryless torsos."""
+
+
+@runtime_checkable
+class SetUpTorso(Torso, Protocol):
+    """A torso that must know beforehand what it will be shown."""
+
+    def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> Torso:
+        """The torso for observations that are such arrays, or dictionaries of them."""
 
 
 @runtime_checkable
