@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from components.torsos import unit_bytes
+from framework.agent import torso_for
+from framework.errors import UserError
 from framework.interfaces import Initializer, Torso
 from framework.layers import Linear, check_sizes, truncated_normal
 from framework.registry import component
+from framework.specs import ArraySpec, described
 from framework.types import Array, PyTree
 
 
@@ -160,28 +164,26 @@ class FrameStack(nn.Module):
     Attributes:
       torso: what sees the frames, [T, B, H, W, frames C] for images [H, W, C].
       frames: how many it sees at once; 4 in Mnih et al. (2015).
-      observation_shape, observation_dtype: of a single frame; an Atari frame's by default.
     """
 
     torso: Torso
     frames: int = 4
-    observation_shape: tuple[int, ...] = (84, 84, 1)
-    observation_dtype: str = "uint8"
 
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise ValueError(f"frames must be at least 2, got {self.frames}: without a stack, use the torso itself")
-        if not self.observation_shape:
-            raise ValueError("observation_shape must have an axis to stack on: a state's index cannot be stacked")
         super().__post_init__()
 
+    def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> FrameStack:
+        if not isinstance(observation, ArraySpec):
+            raise UserError(f"FrameStack stacks single arrays, the environment shows {described(observation)}")
+        if not observation.shape:
+            raise UserError("FrameStack needs observations with an axis to stack on: a state's index has none")
+        *axes, last = observation.shape
+        stack = ArraySpec((*axes, self.frames * last), observation.dtype)
+        return _StackOf(torso=torso_for(self.torso, stack), frames=self.frames, frame=observation, parent=None)
+
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
-        if observation.shape[2:] != self.observation_shape or observation.dtype != self.observation_dtype:
-            raise ValueError(
-                f"FrameStack is set up for observations {self.observation_dtype}{list(self.observation_shape)} and is "
-                f"shown {observation.dtype}{list(observation.shape[2:])}: set its observation_shape and "
-                "observation_dtype to those of the environment"
-            )
         before, carry = carry
         shown, steps = jnp.concatenate([jnp.moveaxis(before, 1, 0), observation]), observation.shape[0]
         # Frames belong together where as many episodes have begun before the one as before the other.
@@ -196,7 +198,16 @@ class FrameStack(nn.Module):
         return embedding, (jnp.moveaxis(after, 0, 1), carry)
 
     def initial_carry(self, batch: int) -> PyTree:
-        frames = jnp.zeros((batch, self.frames - 1, *self.observation_shape), self.observation_dtype)
+        raise ValueError("FrameStack does not know what a frame is: take what its set_up_for returns")
+
+
+class _StackOf(FrameStack):
+    """A stack that knows what a frame is."""
+
+    frame: ArraySpec = ArraySpec((1,))
+
+    def initial_carry(self, batch: int) -> PyTree:
+        frames = jnp.zeros((batch, self.frames - 1, *self.frame.shape), self.frame.dtype)
         return frames, self.torso.initial_carry(batch)
 
 

@@ -19,12 +19,12 @@ from components.normalizers import Moments, initial_moments, normalize, update_m
 from components.optimizers import Adam
 from components.torsos import MLP
 from components.value_estimators import importance_ratio, v_trace
-from framework.agent import HEAD_STDDEV, resets, unread_inputs
+from framework.agent import HEAD_STDDEV, resets, torso_for, unread_inputs
 from framework.errors import UserError
 from framework.interfaces import Number, Optimizer, Torso
 from framework.layers import Linear, Table
 from framework.registry import component
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec, map_parts
 from framework.transforms import log_probability, signed_parabolic, weighted_mean
 from framework.types import Array, Observation, Params, PyTree, Trajectory
 
@@ -76,17 +76,24 @@ class _PolicyGradient(abc.ABC):
     def _ratio(self, trajectory: Trajectory, logits: Array) -> Array:
         """How much likelier the actions are now than when they were taken, for V-trace to clip at 1 [T, B]."""
 
+    def _network(self, observation: ArraySpec | dict[str, ArraySpec], num_states: int | None) -> ValueNetwork:
+        """For observations that are such arrays, or indices of states."""
+        torso = self.value_network if num_states is not None else torso_for(self.value_network, observation)
+        return ValueNetwork(torso, num_states)
+
     def _outputs(self, params: Params, trajectory: Trajectory) -> Array:
         """The value network's outputs [T+1, B]."""
         table = params["value"].get("table")
-        network = ValueNetwork(self.value_network, None if table is None else table.shape[0])
+        num_states = None if table is None else table.shape[0]
+        shown = map_parts(lambda x: ArraySpec(x.shape[2:], x.dtype.name), trajectory.observation)
+        network = self._network(shown, num_states)
         return cast(Array, network.apply({"params": params}, trajectory.observation, trajectory.last))
 
     def _initial_value(self, key: Array, spec: EnvironmentSpec) -> ValueState:
         observation = spec.arrays(lambda x: jnp.zeros((2, 1, *x.shape), x.dtype))
         if (message := unread_inputs(self.value_network, spec)) is not None:
             raise UserError(f"the value network cannot read the observations: {message}")
-        network = ValueNetwork(self.value_network, spec.num_states)
+        network = self._network(spec.observation, spec.num_states)
         params = network.init(key, observation, jnp.zeros((1, 1), bool))["params"]
         return ValueState(params=params, opt_state=self.optimizer.init(params))
 

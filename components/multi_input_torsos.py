@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from components.convolutional_torsos import Convolution
+from framework.agent import torso_for
 from framework.interfaces import Torso
 from framework.layers import LSTM, Linear, check_sizes, truncated_normal
 from framework.layers import MLP as Layers
@@ -38,6 +39,13 @@ class MultiInput(nn.Module):
                 f"torsos must be one for each of the inputs {', '.join(self.inputs)}, got {len(self.torsos)}"
             )
         super().__post_init__()
+
+    def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> MultiInput:
+        if not isinstance(observation, Mapping):
+            return self  # What is wrong is told where the torso is compared with its environment.
+        of_inputs = zip(self.inputs, self.torsos, strict=True)
+        torsos = tuple(torso_for(torso, observation[name]) for name, torso in of_inputs)
+        return MultiInput(self.inputs, torsos, parent=None)
 
     def __call__(self, observation: Mapping[str, Array], reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
         embeddings, carries = [], []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Iterator
 
@@ -21,17 +22,20 @@ __all__ = ["everything", "load_config", "load_experiment", "tracing"]
 
 
 def load_config(name: str, options: flags.FlagValues) -> Loaded:
-    """A config, with the files and bindings that the flags add; nothing is traced.
+    """A config, with the files and bindings that the flags add; nothing is traced. Its notes are printed.
 
     Raises:
       ConfigError: all mistakes of the config.
     """
     try:
-        return config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
+        loaded = config.load(name, gin_files=options.gin_file, bindings=options.gin_bindings, root=Experiment)
     except ConfigError:
         raise
     except UserError as error:  # Of a component that was asked what it is, such as an environment's spaces.
         raise ConfigError([Mistake(name, 0, str(error))]) from error
+    for note in loaded.experiment.notes:
+        print(f"{name}: {note}", file=sys.stderr)
+    return loaded
 
 
 def load_experiment(name: str, options: flags.FlagValues) -> Loaded:

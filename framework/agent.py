@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import flax.linen as nn
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from framework.errors import UserError
-from framework.interfaces import ActionModel, Head, Initializer, Optimizer, Torso
+from framework.interfaces import ActionModel, Head, Initializer, Optimizer, SetUpTorso, Torso
 from framework.layers import Linear, Table
 from framework.registry import Problem, component
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec
 from framework.types import ActingParams, Array, Observation, Outputs, Params, PyTree
 from framework.update_rule import UpdateRule, problems_of_reading
 
@@ -39,6 +39,11 @@ def unread_inputs(torso: Torso, spec: EnvironmentSpec) -> str | None:
     return None
 
 
+def torso_for(torso: Torso, observation: ArraySpec | Mapping[str, ArraySpec]) -> Torso:
+    """The torso, set up for what it will be shown where it must know."""
+    return torso.set_up_for(observation) if isinstance(torso, SetUpTorso) else torso
+
+
 def takes_index(torso: Torso) -> bool:
     """Whether a torso reads observations that are a state's index; it says so by an attribute ``takes_index``."""
     return getattr(torso, "takes_index", False)
@@ -58,6 +63,10 @@ class HeadNetwork:
     head: str
     torso: Torso | None = None
     initializer: Initializer | None = None
+
+    def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> HeadNetwork:
+        """The same, for observations that are such arrays, or dictionaries of them."""
+        return self if self.torso is None else dataclasses.replace(self, torso=torso_for(self.torso, observation))
 
 
 class NetworkModule(nn.Module):
@@ -242,7 +251,9 @@ class Agent:
 
     def network(self, rule: UpdateRule, spec: EnvironmentSpec) -> Network:
         """The network with the rule's heads."""
-        module = NetworkModule(self.torso, rule.heads, self.action_model, spec, self.head_networks)
+        shown = spec.observation
+        own = tuple(network.set_up_for(shown) for network in self.head_networks)
+        module = NetworkModule(torso_for(self.torso, shown), rule.heads, self.action_model, spec, own)
         return Network(module, spec, rule)
 
     def problems(self, rule: UpdateRule) -> list[Problem]:

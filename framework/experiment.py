@@ -96,6 +96,7 @@ class Experiment:
       seed: of all randomness.
       evaluation: how returns are measured.
       logging: what is written while it runs.
+      notes: what whoever uses the experiment should know; said whenever it is loaded.
     """
 
     rule: UpdateRule
@@ -107,6 +108,7 @@ class Experiment:
     seed: int = dataclasses.field(default=0, metadata=NO_IDENTITY)
     evaluation: Evaluation = Evaluation()
     logging: Logging = dataclasses.field(default=Logging(), metadata=NO_IDENTITY)
+    notes: tuple[str, ...] = dataclasses.field(default=(), metadata=NO_IDENTITY)
 
     def __post_init__(self) -> None:
         if not self.groups:

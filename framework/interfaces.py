@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from framework.context import FeatureContext
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec
 from framework.types import (
     Array,
     Estimates,
@@ -102,6 +102,14 @@ class Initializer(Protocol):
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any = ...) -> Array:
         """Weights of a shape whose last axis is the layer's outputs, and the others what an output is a sum over."""
+
+
+@runtime_checkable
+class SetUpTorso(Torso, Protocol):
+    """A torso that must know beforehand what it will be shown."""
+
+    def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> Torso:
+        """The torso for observations that are such arrays, or dictionaries of them."""
 
 
 @runtime_checkable

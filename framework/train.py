@@ -208,9 +208,10 @@ class Trainer:
         held_out = self.experiment.held_out
         measured_on = () if held_out is None else held_out.groups
         for lifecycle in (*self.lifecycles, *(Lifecycle(self.experiment.rule, group) for group in measured_on)):
-            for task in () if lifecycle.on_host else lifecycle.tasks:
-                level = jax.eval_shape(functools.partial(lifecycle.group.suite.level, task))
-                refuse_mismatched_environment(lifecycle.environments.environment, level)
+            suite, tasks = lifecycle.group.suite, () if lifecycle.on_host else lifecycle.tasks
+            levels = [jax.tree.flatten(jax.eval_shape(functools.partial(suite.level, task))) for task in tasks]
+            for leaves, form in dict.fromkeys((tuple(leaves), form) for leaves, form in levels):  # Most are alike.
+                refuse_mismatched_environment(lifecycle.environments.environment, jax.tree.unflatten(form, leaves))
             if lifecycle not in self.lifecycles:
                 jax.eval_shape(functools.partial(rehearsal, lifecycle), self.meta_params_shapes(), jax.random.key(0))
         _ = self._measured_shapes

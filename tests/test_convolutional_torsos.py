@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from components.convolutional_torsos import Convolution, Convolutional, FrameStack, Impala
+from components.multi_input_torsos import MultiInput
 from components.torsos import MLP, RecurrentMLP
+from framework.agent import torso_for
+from framework.errors import UserError
+from framework.specs import ArraySpec
 from framework.testing.networks import check_torso
 from framework.types import Array, PyTree
 
@@ -29,7 +33,7 @@ class Seen(nn.Module):
 
 def stacked(observation: np.ndarray, reset: np.ndarray, carry: PyTree = None, frames: int = 3) -> tuple[Array, PyTree]:
     """The stack [T, B, ..., frames C] that a torso sees, and the carry after it."""
-    stack = FrameStack(Seen(), frames, observation.shape[2:], observation.dtype.name)
+    stack = torso_for(FrameStack(Seen(), frames), ArraySpec(observation.shape[2:], observation.dtype.name))
     before = stack.initial_carry(observation.shape[1]) if carry is None else carry
     return stack.apply({}, jnp.asarray(observation), jnp.asarray(reset), before)
 
@@ -66,14 +70,28 @@ def test_a_cleared_carry_is_an_episodes_beginning() -> None:
     np.testing.assert_array_equal(stacked(observation, at_once, carry)[0], stacked(observation, never)[0])
 
 
+def test_a_stack_takes_the_form_of_what_is_shown() -> None:
+    inner = FrameStack(Seen(), frames=2)
+    stack = torso_for(FrameStack(inner, frames=3), ArraySpec((5, 5, 2), "bool"))
+    frames, (within, _) = stack.initial_carry(4)
+    assert (frames.shape, frames.dtype) == ((4, 2, 5, 5, 2), bool)
+    assert (within.shape, within.dtype) == ((4, 1, 5, 5, 6), bool)
+    seen, _ = stack.apply({}, jnp.ones((1, 4, 5, 5, 2), bool), jnp.zeros((1, 4), bool), (frames, (within, ())))
+    assert (seen.shape, seen.dtype) == ((1, 4, 5, 5, 12), bool)
+    reader = torso_for(MultiInput(("map",), (FrameStack(Seen()),)), {"map": ArraySpec((5, 5, 1), "uint8")})
+    assert reader.initial_carry(2)[0][0].shape == (2, 3, 5, 5, 1)
+    assert torso_for(MLP(), ArraySpec((3,))) == MLP()
+
+
 def test_frames_of_other_forms_are_refused() -> None:
-    stack = FrameStack(Seen(), observation_shape=(2, 2, 1))
-    with pytest.raises(ValueError, match=r"set up for observations uint8\[2, 2, 1\] and is shown float32\[2, 2, 1\]"):
-        stack.apply({}, jnp.zeros((1, 1, 2, 2, 1)), jnp.zeros((1, 1), bool), stack.initial_carry(1))
+    with pytest.raises(UserError, match=r"stacks single arrays, the environment shows map int16\[21, 79\]"):
+        torso_for(FrameStack(Seen()), {"map": ArraySpec((21, 79), "int16")})
+    with pytest.raises(ValueError, match="does not know what a frame is"):
+        FrameStack(Seen()).initial_carry(1)
     with pytest.raises(ValueError, match="must be at least 2"):
         FrameStack(Seen(), frames=1)
-    with pytest.raises(ValueError, match="an axis to stack on"):
-        FrameStack(Seen(), observation_shape=())
+    with pytest.raises(UserError, match="an axis to stack on"):
+        torso_for(FrameStack(Seen()), ArraySpec(()))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +100,7 @@ def test_frames_of_other_forms_are_refused() -> None:
     ids=lambda torso: type(torso).__name__,
 )
 def test_stacks_conform(torso: nn.Module) -> None:
-    check_torso(FrameStack(torso, observation_shape=(3, 2), observation_dtype="float32"))
+    check_torso(FrameStack(torso))
 
 
 @pytest.mark.parametrize("torso", [Convolutional(), Impala((4, 4), units=1, hidden=8)], ids=lambda t: type(t).__name__)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax  # type: ignore[import-untyped]
 
-from framework.agent import inputs_of, takes_index
+from framework.agent import inputs_of, takes_index, torso_for
 from framework.interfaces import (
     ActionModel,
     DistributionHead,
@@ -23,7 +23,7 @@ from framework.interfaces import (
     TrajectoryCore,
     ValueHead,
 )
-from framework.specs import ArraySpec
+from framework.specs import ArraySpec, map_parts
 from framework.testing.examples import SMALL, SMALLEST, Sizes, permuted_batch, random_normal
 from framework.testing.expectations import (
     check_function,
@@ -91,18 +91,24 @@ def check_distribution_head(head: DistributionHead) -> None:
 
 def check_torso(torso: Torso) -> None:
     """A torso embeds steps in order: in pieces as in one go, and never across the beginning of an episode."""
-    module = cast(nn.Module, torso)
-    rng = np.random.default_rng(0)
+    given, rng = torso, np.random.default_rng(0)
     for sizes in (SMALLEST, SMALL):
         steps, batch = sizes.steps, sizes.batch
-        observation = _observation(torso, sizes, rng)
+        observation = _observation(given, sizes, rng)
+        shown = map_parts(lambda x: ArraySpec(x.shape[2:], x.dtype.name), observation)
+        torso = torso_for(given, shown)
+        module = cast(nn.Module, torso)
         reset = jnp.zeros((steps, batch), bool).at[steps // 2].set(steps > 1)
         carry = jax.tree.map(lambda x: _random(x.shape, x.dtype, rng), torso.initial_carry(batch))
         params = init(module, observation, reset, carry)
 
         @jax.jit
         def unroll(
-            observation: Observation, reset: Array, carry: PyTree, params: Params = params
+            observation: Observation,
+            reset: Array,
+            carry: PyTree,
+            params: Params = params,
+            module: nn.Module = module,
         ) -> tuple[Array, PyTree]:
             return module.apply({"params": params}, observation, reset, carry)
 
@@ -128,7 +134,7 @@ def check_torso(torso: Torso) -> None:
 
 
 def _observation(torso: Torso, sizes: Sizes, rng: np.random.Generator) -> Observation:
-    """What a torso can read: indices, or what its fields say that it is set up for, or vectors [T, B, ...].
+    """What a torso can read: indices, or vectors [T, B, ...].
 
     A torso that reads a dictionary says in ``parts`` what arrays, or in ``torsos`` who reads each of them.
     """
@@ -142,9 +148,8 @@ def _observation(torso: Torso, sizes: Sizes, rng: np.random.Generator) -> Observ
         return {name: _observation(reader, sizes, rng) for name, reader in zip(inputs, readers, strict=True)}
     if takes_index(torso):
         return jnp.asarray(rng.integers(7, size=(sizes.steps, sizes.batch)), jnp.int32)
-    shape = getattr(torso, "observation_shape", sizes.spec.observation_shape)
-    dtype = jnp.dtype(getattr(torso, "observation_dtype", sizes.spec.observation_dtype))
-    return _random((sizes.steps, sizes.batch, *shape), dtype, rng)
+    spec = sizes.spec
+    return _random((sizes.steps, sizes.batch, *spec.observation_shape), jnp.dtype(spec.observation_dtype), rng)
 
 
 def _random(shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> Array:
