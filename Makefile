@@ -1,7 +1,7 @@
 # The one thing a fresh machine needs is Python >= 3.11 with venv and pip; choose another one with `make PYTHON=python3.12`.
 PYTHON ?= python3
 PYTEST_ARGS ?=
-PYTEST := -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+PYTEST := -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --durations=25 --durations-min=10
 VENV := .venv
 LOWER := .venv-lower-bounds
 

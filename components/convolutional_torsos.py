@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from components.torsos import unit_bytes
 from framework.agent import torso_for
 from framework.errors import UserError
-from framework.interfaces import Torso
+from framework.interfaces import Initializer, Torso
 from framework.layers import Linear, check_sizes, truncated_normal
 from framework.registry import component
 from framework.specs import ArraySpec, described
@@ -32,34 +32,36 @@ def unit_images(observation: Array) -> Array:
 
 
 class Convolution(nn.Module):
-    """A convolution with truncated-normal weights, zero biases and zero padding: [..., H, W, C] to [..., H', W', size].
+    """A convolution with zero biases and zero padding: [..., H, W, C] to [..., H', W', size].
 
     Attributes:
       size: number of filters.
       kernel, stride: of both axes; H' = ceil(H / stride).
+      initializer: of the weights; by default truncated normal with deviation 1 / sqrt(fan_in), as in a linear layer.
     """
 
     size: int
     kernel: int
     stride: int = 1
+    initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        stddev = (self.kernel**2 * x.shape[-1]) ** -0.5  # 1 / sqrt(fan_in), as in a linear layer.
+        default = truncated_normal((self.kernel**2 * x.shape[-1]) ** -0.5)
         convolve = nn.Conv(
             self.size,
             kernel_size=(self.kernel, self.kernel),
             strides=(self.stride, self.stride),
-            kernel_init=truncated_normal(stddev),
+            kernel_init=default if self.initializer is None else self.initializer,
             name="convolution",
         )
         return convolve(x)
 
 
-def embed(images: Array, hidden: int) -> Array:
+def embed(images: Array, hidden: int, initializer: Initializer | None = None) -> Array:
     """The last layer of a convolutional torso: from [T, B, H, W, C] to relu(W x + b) [T, B, hidden]."""
     flat = nn.relu(images).reshape(*images.shape[:2], math.prod(images.shape[2:]))
-    return nn.relu(Linear(hidden, name="hidden")(flat))
+    return nn.relu(Linear(hidden, name="hidden", initializer=initializer)(flat))
 
 
 @component("torsos")
@@ -72,12 +74,14 @@ class Convolutional(nn.Module):
       channels: filters of each convolution.
       kernels, strides: of each convolution, in pixels.
       hidden: size of the layer.
+      initializer: of all weights; by default truncated normal with deviation 1 / sqrt(fan_in).
     """
 
     channels: tuple[int, ...] = (16, 32)
     kernels: tuple[int, ...] = (8, 4)
     strides: tuple[int, ...] = (4, 2)
     hidden: int = 256
+    initializer: Initializer | None = None
 
     def __post_init__(self) -> None:
         check_sizes((*self.channels, *self.kernels, *self.strides, self.hidden))
@@ -92,8 +96,9 @@ class Convolutional(nn.Module):
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
         x = unit_images(observation)
         for index, sizes in enumerate(zip(self.channels, self.kernels, self.strides, strict=True)):
-            x = Convolution(*sizes, name=f"convolution_{index}")(x if index == 0 else nn.relu(x))
-        return embed(x, self.hidden), carry
+            layer = Convolution(*sizes, self.initializer, name=f"convolution_{index}")
+            x = layer(x if index == 0 else nn.relu(x))
+        return embed(x, self.hidden, self.initializer), carry
 
     def initial_carry(self, batch: int) -> PyTree:
         return ()

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from components.normalizers import initial_moments, normalize, update_moments
 from framework.errors import UserError
 from framework.interfaces import DistributionHead, Head, Number, ValueHead
 from framework.registry import component
@@ -128,21 +129,51 @@ def _value_head(head: Head) -> ValueHead:
 class Value:
     """Moves a value head to returns: cross-entropy for a categorical head, squared error for a scalar one.
 
+    With a clip, the larger of two losses counts: that of the value, and that of the value no further than the clip from
+    what it was before the update, so that its gradient ends where it has moved that far towards the return.
+
     Attributes:
       head: a value head, at the action taken if it is action-conditional.
       target: returns [T, B].
       cost: weight in the loss.
+      clip: how far a scalar value may move, in units of the returns; ``None`` for no limit.
+      old: a target that holds the values from before the update [T, B], such as `targets.OldValues`; with a clip only.
+
+    Source: of the clip, the implementation of Schulman et al., 2017, in OpenAI's baselines.
     """
 
     head: str = "q"
     target: str = "q_hat"
     cost: float | Number = 1.0
+    clip: float | None = None
+    old: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
+        if (self.clip is None) != (self.old is None):
+            raise ValueError(f"clip and old belong together: bind both or neither, got {self.clip} and {self.old}")
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        return _value_head(head).loss(inputs.outputs[self.head], inputs.targets[self.target])
+        head, output, target = _value_head(head), inputs.outputs[self.head], inputs.targets[self.target]
+        loss = head.loss(output, target)
+        if self.clip is None or self.old is None:
+            return loss
+        old = inputs.targets[self.old][..., None]
+        if output.shape[-1] != 1 or old.ndim != output.ndim:
+            raise UserError(
+                f"loss_terms.Value: a clip needs a head that is a scalar and old values of it, and '{self.head}' has "
+                f"outputs {list(output.shape[2:])}, '{self.old}' is {list(old.shape[2:-1])}: bind no clip"
+            )
+        return jnp.maximum(loss, head.loss(old + jnp.clip(output - old, -self.clip, self.clip), target))
 
     def formula(self, head: Head) -> str:
-        return _value_head(head).formula(reading(head), self.target)
+        value_head = _value_head(head)
+        loss = value_head.formula(reading(head), self.target)
+        if self.clip is None:
+            return loss
+        clipped = f"({self.old} + clip({reading(head)} - {self.old}, -+ {self.clip:g}))"
+        return f"max({loss}, {value_head.formula(clipped, self.target)})"
 
 
 @component("loss_terms")
@@ -184,6 +215,14 @@ class _OfRatio:
 
     head: str = "logits"
     target: str = "advantage"
+    normalized: bool = False
+
+    def _advantage(self, inputs: LossInputs) -> Array:
+        """The advantages [T, B], with mean 0 and deviation 1 where they are normalized."""
+        advantage = inputs.targets[self.target]
+        if not self.normalized:
+            return advantage
+        return normalize(update_moments(initial_moments(), advantage, inputs.weight, decay=0.0), advantage)
 
     def _ratio(self, inputs: LossInputs) -> Array:
         online = log_probability(inputs.outputs[self.head], inputs.action)
@@ -198,13 +237,15 @@ class Surrogate(_OfRatio):
     Attributes:
       head: the policy.
       target: advantages A [T, B].
+      normalized: whether the advantages of each minibatch are normalized by their mean and deviation; a rule's
+        normalizer does so with the whole batch.
       cost: weight in the loss.
     """
 
     cost: float | Number = 1.0
 
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
-        return -self._ratio(inputs) * inputs.targets[self.target]
+        return -self._ratio(inputs) * self._advantage(inputs)
 
     def formula(self, head: Head) -> str:
         return f"-rho {self.target}"
@@ -218,6 +259,7 @@ class ClippedSurrogate(_OfRatio):
     Attributes:
       head: the policy.
       target: advantages A [T, B].
+      normalized: as for `Surrogate`.
       epsilon: how far the ratio may move before its gradient ends. A constant: it decides where there is a gradient,
         not how large it is, so that no meta-gradient would reach it.
       cost: weight in the loss.
@@ -233,7 +275,7 @@ class ClippedSurrogate(_OfRatio):
     def __call__(self, inputs: LossInputs, head: Head) -> Array:
         ratio = self._ratio(inputs)
         clipped = jnp.clip(ratio, 1.0 - self.epsilon, 1.0 + self.epsilon)
-        advantage = inputs.targets[self.target]
+        advantage = self._advantage(inputs)
         return -jnp.minimum(ratio * advantage, clipped * advantage)
 
     def formula(self, head: Head) -> str:

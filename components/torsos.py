@@ -7,6 +7,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from framework.interfaces import Initializer
 from framework.layers import LSTM, check_sizes
 from framework.layers import MLP as Layers
 from framework.registry import component
@@ -21,13 +22,17 @@ def unit_bytes(observation: Array) -> Array:
 
 @component("torsos")
 class MLP(nn.Module):
-    """Fully connected layers on the flattened observation, without a final activation.
+    """Fully connected layers with ReLU between them, on the flattened observation.
 
     Attributes:
       sizes: of the layers; (512, 512) in the authors' reference agent.
+      final_activation: whether ReLU follows on the last layer too; it does not in the authors' reference agent.
+      initializer: of the layers' weights; by default truncated normal with deviation 1 / sqrt(fan_in).
     """
 
     sizes: tuple[int, ...] = (512, 512)
+    final_activation: bool = False
+    initializer: Initializer | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self.sizes)
@@ -36,7 +41,8 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, observation: Array, reset: Array, carry: PyTree) -> tuple[Array, PyTree]:
         flat = unit_bytes(observation.reshape((*observation.shape[:2], -1)))
-        return Layers(self.sizes, name="layers")(flat), carry
+        embedding = Layers(self.sizes, self.initializer, name="layers")(flat)
+        return nn.relu(embedding) if self.final_activation else embedding, carry
 
     def initial_carry(self, batch: int) -> PyTree:
         return ()

@@ -74,7 +74,12 @@ def _sections(loaded: Loaded, description: Description, cost: Cost | None) -> It
 
 def _heads(description: Description) -> Section:
     first = description.groups[0]
-    grown_by = {"torso": "linear layer", "action_model": "action model", "table": "table"}
+    grown_by = {
+        "torso": "linear layer",
+        "own_torso": "linear layer on its own torso",
+        "action_model": "action model",
+        "table": "table",
+    }
     rows = [
         (
             head.name,

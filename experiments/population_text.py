@@ -110,6 +110,8 @@ def module_facts(agent: AgentDescription) -> dict[str, str]:
     facts = {"torso": component_text(agent.torso)}
     if agent.action_model is not None:
         facts["action model"] = component_text(agent.action_model)
+    for network in agent.head_networks:
+        facts[f"of {network.parameters['head']}"] = component_text(network, defaults=False)
     return facts
 
 
@@ -138,13 +140,14 @@ def _hyperparameter(name: str, value: float, group: GroupDescription) -> str:
 def schedule_facts(group: GroupDescription) -> dict[str, str]:
     """How an agent of a group acts and learns."""
     schedule = group.schedule
+    single_steps = " of single steps" if schedule.minibatch_unit == "step" else ""
     return {
         "acting": f"{schedule.env_steps_per_update:,} environment steps per update: "
         f"{schedule.num_environments:,} environments x {schedule.trajectory_length:,} steps",
         "batch": f"{schedule.batch_size:,} trajectories: {schedule.fresh:,} fresh + {schedule.replayed:,} replayed "
         f"(replay ratio {schedule.replay_ratio:g})",
         "learning": f"gradient steps per update: {schedule.gradient_steps_per_update:,} "
-        f"(epochs {schedule.epochs:,} x minibatches {schedule.minibatches:,})",
+        f"(epochs {schedule.epochs:,} x minibatches {schedule.minibatches:,}{single_steps})",
         "replay": f"{component_text(schedule.replay)}, uses each transition {schedule.uses_per_transition:g} times "
         "on average",
     }

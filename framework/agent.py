@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from framework.errors import UserError
-from framework.interfaces import ActionModel, Head, Optimizer, SetUpTorso, Torso
+from framework.interfaces import ActionModel, Head, Initializer, Optimizer, SetUpTorso, Torso
 from framework.layers import Linear, Table
 from framework.registry import Problem, component
 from framework.specs import ArraySpec, EnvironmentSpec
 from framework.types import ActingParams, Array, Observation, Outputs, Params, PyTree
-from framework.update_rule import UpdateRule
+from framework.update_rule import UpdateRule, problems_of_reading
 
 HEAD_STDDEV = 0.01
 """Of the initial weights of heads on the torso (the authors' reference agent)."""
@@ -48,16 +49,39 @@ def takes_index(torso: Torso) -> bool:
     return getattr(torso, "takes_index", False)
 
 
+@component("head_networks")
+@dataclasses.dataclass(frozen=True)
+class HeadNetwork:
+    """What a head has to itself in an agent's network.
+
+    Attributes:
+      head: its name; not an action-conditional one, which the action model grows.
+      torso: what it reads the observation by; ``None`` for the agent's torso, which it shares with the other heads.
+      initializer: of the weights of its linear layer on the torso; by default truncated normal with deviation 0.01.
+    """
+
+    head: str
+    torso: Torso | None = None
+    initializer: Initializer | None = None
+
+
 class NetworkModule(nn.Module):
     """Torso, heads on its embedding, and the action model's heads.
 
     On an embedding that is a state's index [T, B] all heads are tables, and there is no action model.
+    Where heads have torsos of their own, the carry is a pair: the shared torso's, and theirs {head: carry}.
     """
 
     torso: Torso
     heads: tuple[Head, ...]
     action_model: ActionModel | None
     spec: EnvironmentSpec
+    head_networks: tuple[HeadNetwork, ...] = ()
+
+    @property
+    def own_torsos(self) -> dict[str, Torso]:
+        """{head: the torso that it has to itself}."""
+        return {network.head: network.torso for network in self.head_networks if network.torso is not None}
 
     @nn.compact
     def __call__(
@@ -68,7 +92,14 @@ class NetworkModule(nn.Module):
         action: Array | None = None,
         only: str | None = None,
     ) -> tuple[Outputs, PyTree]:
+        own_embeddings: dict[str, Array] = {}
+        if self.own_torsos:
+            carry, own_carries = carry
+            own_embeddings, own_carries = self._embed_for_heads(observation, reset, own_carries)
         embedding, carry = self.torso(observation, reset, carry)
+        if self.own_torsos:
+            carry = carry, own_carries
+        initializers = {network.head: network.initializer for network in self.head_networks}
         if jnp.issubdtype(embedding.dtype, jnp.integer):
             return self._tables(embedding, action, only), carry
         outputs: Outputs = {}
@@ -80,10 +111,23 @@ class NetworkModule(nn.Module):
             if head.action_conditional:
                 conditional[head.name] = size
             else:
-                outputs[head.name] = Linear(size, name=f"head_{head.name}", stddev=HEAD_STDDEV)(embedding)
+                layer = Linear(
+                    size, name=f"head_{head.name}", stddev=HEAD_STDDEV, initializer=initializers.get(head.name)
+                )
+                outputs[head.name] = layer(own_embeddings.get(head.name, embedding))
         if conditional and self.action_model is not None:
             outputs |= self.action_model(embedding, action, conditional, self.spec.num_actions)
         return outputs, carry
+
+    def _embed_for_heads(
+        self, observation: Observation, reset: Array, carries: dict[str, PyTree]
+    ) -> tuple[dict[str, Array], dict[str, PyTree]]:
+        """The embeddings that heads have to themselves {head: [T, B, D]}, and their torsos' new carries."""
+        embeddings, after = {}, {}
+        for head, torso in self.own_torsos.items():
+            module = cast(nn.Module, torso).copy(name=f"torso_{head}")
+            embeddings[head], after[head] = module(observation, reset, carries[head])
+        return embeddings, after
 
     def _tables(self, state: Array, action: Array | None, only: str | None) -> Outputs:
         """The heads' outputs for states [T, B], from tables with a row for each."""
@@ -119,8 +163,10 @@ class Network:
         return self.module.init(key, observation, jnp.zeros((1, 1), bool), self.initial_carry(1))["params"]
 
     def initial_carry(self, batch: int) -> PyTree:
-        """The torso's carry at the start of episodes [B, ...]."""
-        return self.module.torso.initial_carry(batch)
+        """The torsos' carry at the start of episodes [B, ...]."""
+        shared = self.module.torso.initial_carry(batch)
+        own = {head: torso.initial_carry(batch) for head, torso in self.module.own_torsos.items()}
+        return (shared, own) if own else shared
 
     def unroll(
         self, params: Params, observation: Observation, last: Array, carry: PyTree, action: Array | None = None
@@ -176,19 +222,57 @@ class Agent:
       torso: from observations to an embedding.
       optimizer: from gradients to changes of the parameters.
       action_model: grows the action-conditional heads; needed by rules that have such heads, but not by tables.
+      head_networks: what heads have to themselves; by default all share the torso.
     """
 
     torso: Torso
     optimizer: Optimizer
     action_model: ActionModel | None = None
+    head_networks: tuple[HeadNetwork, ...] = ()
+
+    def __post_init__(self) -> None:
+        named = [network.head for network in self.head_networks]
+        if len(set(named)) < len(named):
+            raise ValueError(f"head_networks must name each head once, got {', '.join(named)}")
+
+    @property
+    def torsos(self) -> tuple[Torso, ...]:
+        """The shared torso, and those that heads have to themselves."""
+        return (self.torso, *(network.torso for network in self.head_networks if network.torso is not None))
+
+    def remembers(self, spec: EnvironmentSpec) -> bool:
+        """Whether what the agent does at a step in an environment depends on earlier ones."""
+        torsos = [torso_for(torso, spec.observation) for torso in self.torsos]
+        return any(jax.tree.leaves(jax.eval_shape(lambda t=torso: t.initial_carry(1))) for torso in torsos)
 
     def network(self, rule: UpdateRule, spec: EnvironmentSpec) -> Network:
         """The network with the rule's heads."""
-        torso = torso_for(self.torso, spec.observation)
-        return Network(NetworkModule(torso, rule.heads, self.action_model, spec), spec, rule)
+        seen = spec.observation
+        of_heads = tuple(
+            network if network.torso is None else dataclasses.replace(network, torso=torso_for(network.torso, seen))
+            for network in self.head_networks
+        )
+        module = NetworkModule(torso_for(self.torso, seen), rule.heads, self.action_model, spec, of_heads)
+        return Network(module, spec, rule)
 
     def problems(self, rule: UpdateRule) -> list[Problem]:
         """Whether the agent can grow the rule's heads."""
+        return [*self._problems_of_heads(rule), *self._problems_of_head_networks(rule)]
+
+    def _problems_of_head_networks(self, rule: UpdateRule) -> Iterator[Problem]:
+        conditional = [head.name for head in rule.heads if head.action_conditional]
+        for network in self.head_networks:
+            yield from problems_of_reading(rule, network)
+            if network.head in conditional:
+                message = f"the head '{network.head}' is action-conditional: the action model grows it, on the torso"
+                yield Problem(network, "head", message)
+            elif any(takes_index(torso) for torso in self.torsos):
+                message = (
+                    f"heads on torsos.Tabular are tables, and have no more to themselves: leave '{network.head}' out"
+                )
+                yield Problem(network, "head", message)
+
+    def _problems_of_heads(self, rule: UpdateRule) -> list[Problem]:
         conditional = [head.name for head in rule.heads if head.action_conditional]
         if takes_index(self.torso):
             if self.action_model is not None:
@@ -204,8 +288,10 @@ class Agent:
     def problems_with(self, spec: EnvironmentSpec) -> list[Problem]:
         """Whether the agent can read an environment's observations."""
         torso = type(self.torso).__name__
-        if (message := unread_inputs(self.torso, spec)) is not None:
-            return [Problem(self, "torso", message)]
+        owners: tuple[Agent | HeadNetwork, ...] = (self, *self.head_networks)
+        for owner in owners:
+            if owner.torso is not None and (message := unread_inputs(owner.torso, spec)) is not None:
+                return [Problem(owner, "torso", message)]
         if takes_index(self.torso) and spec.num_states is None:
             message = f"{torso} reads a state's index, the environment shows {spec.shown}: use torsos.MLP or another"
             return [Problem(self, "torso", message)]

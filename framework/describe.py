@@ -166,9 +166,13 @@ def _shapes(lifecycle: Lifecycle) -> _Shapes:
 
 
 def _heads(lifecycle: Lifecycle, outputs: Outputs) -> tuple[HeadDescription, ...]:
+    agent = lifecycle.group.agent
+
     def grown_by(head: Head) -> str:
-        if takes_index(lifecycle.group.agent.torso):
+        if takes_index(agent.torso):
             return "table"
+        if any(own.head == head.name and own.torso is not None for own in agent.head_networks):
+            return "own_torso"
         return "action_model" if head.action_conditional else "torso"
 
     return tuple(

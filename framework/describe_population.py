@@ -57,6 +57,7 @@ def describe_group(population: Population, meta_params: Params, steps: int) -> G
         agent=AgentDescription(
             torso=configuration(group.agent.torso),
             action_model=configured(group.agent.action_model),
+            head_networks=tuple(configuration(network) for network in group.agent.head_networks),
             optimizer=configuration(group.agent.optimizer),
             parameters=parameters_of(one.learner.params),
         ),
@@ -93,6 +94,7 @@ def _schedule(population: Population, steps: int) -> GroupScheduleDescription:
         env_steps=warm_up + steps * per_step,
         epochs=group.epochs,
         minibatches=group.minibatches,
+        minibatch_unit=group.minibatch_unit,
         gradient_steps_per_update=group.epochs * group.minibatches,
         batch_size=batch_size,
         fresh=fresh,

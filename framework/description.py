@@ -68,7 +68,8 @@ class HeadDescription:
       shape: of the outputs that an update sees: [T+1, B, K], action-conditional heads [T+1, B, A, K].
       dtype: of the outputs.
       action_conditional: whether there is one output for each action.
-      grown_by: ``torso`` (a linear layer on its embedding), ``action_model``, or ``table`` (a row for each state).
+      grown_by: ``torso`` (a linear layer on its embedding), ``own_torso`` (the same on one that no other head reads),
+        ``action_model``, or ``table`` (a row for each state).
       component: the head.
     """
 
@@ -111,6 +112,7 @@ class AgentDescription:
 
     torso: Component
     action_model: Component | None
+    head_networks: tuple[Component, ...]
     optimizer: Component
     parameters: Parameters
 
@@ -238,6 +240,7 @@ class GroupScheduleDescription:
       env_steps_per_step: of all agents, in a step of the run (an update of each, or a meta-step).
       warm_up_env_steps, env_steps: of all agents, before the first update, and in the whole run.
       epochs, minibatches: passes over the batch, and parts of a pass.
+      minibatch_unit: what is shuffled before a pass is split: each ``trajectory`` as a whole, or each ``step``.
       gradient_steps_per_update: epochs x minibatches.
       batch_size: trajectories an update learns from, B.
       fresh, replayed: how many of them are just collected, and how many are drawn from the replay.
@@ -256,6 +259,7 @@ class GroupScheduleDescription:
     env_steps: int
     epochs: int
     minibatches: int
+    minibatch_unit: str
     gradient_steps_per_update: int
     batch_size: int
     fresh: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Literal
 
 from framework.agent import Agent
 from framework.interfaces import Bandit, HostEnvironment, Lifetime, PrioritizedReplay, Replay, Suite
@@ -25,11 +26,14 @@ class Group:
       trajectory_length: steps acted per update (T).
       agents: how many there are (P).
       epochs: passes over an update's batch.
-      minibatches: parts a pass splits the batch's trajectories into.
+      minibatches: parts a pass splits the batch into.
+      minibatch_unit: what is shuffled before a pass is split: whole trajectories, or single steps, for torsos without
+        memory and loss terms that see one step at a time.
       lifetime: how long they live, without end by default; the first ones live a random share of it, so that they are
         not all born anew at once, and the bandit counts what they reached like any other life's (chosen).
       bandit: chooses the hyperparameters of newborn agents; by default they are those of the configuration.
       chunk: agents of one device computed at once, to bound memory; all by default.
+      returns_by_agent: whether each agent's returns are logged beside those of all, for agents that are seeds.
     """
 
     agent: Agent
@@ -40,9 +44,11 @@ class Group:
     agents: int = 1
     epochs: int = 1
     minibatches: int = 1
+    minibatch_unit: Literal["trajectory", "step"] = "trajectory"
     lifetime: Lifetime | None = None
     bandit: Bandit | None = None
     chunk: int | None = None
+    returns_by_agent: bool = False
 
     def __post_init__(self) -> None:
         for name in ("agents", "num_environments", "trajectory_length", "epochs", "minibatches"):
@@ -80,9 +86,12 @@ class Group:
                 message = f"the tasks {tasks[0]} and {task} are different environments: give each a group of its own"
                 yield Problem(self, "suite", message)
                 break
-        batch = self.replay.batch(self.num_environments)
+        batch, units = self.replay.batch(self.num_environments), "trajectories"
+        if self.minibatch_unit == "step":
+            batch, units = batch * self.trajectory_length, "steps"
+            yield from self._problems_of_single_steps(rule)
         if batch % self.minibatches:
-            message = f"a batch of {batch} trajectories cannot be split into {self.minibatches} minibatches"
+            message = f"a batch of {batch} {units} cannot be split into {self.minibatches} minibatches"
             yield Problem(self, "minibatches", f"{message}: choose a divisor of {batch}")
         values: dict[str, Hyperparameter] = {}
         for number in self._numbers(rule):
@@ -100,6 +109,14 @@ class Group:
                 f"fresh={fresh} trajectories per batch, but only {self.num_environments} environments collect them"
             )
             yield Problem(self.replay, "fresh", message)
+
+    def _problems_of_single_steps(self, rule: UpdateRule) -> Iterator[Problem]:
+        needing = [f"the loss term {type(t).__name__}" for t in rule.loss if getattr(t, "reads_neighbours", False)]
+        if self.agent.remembers(self.suite.environment(self.suite.tasks()[0]).spec):
+            needing.insert(0, "the agent's torso")
+        for what in needing:
+            message = f"{what} needs steps in order, and minibatches of single steps are shuffled: bind 'trajectory'"
+            yield Problem(self, "minibatch_unit", message)
 
     def _problems_of_a_trial(self) -> Iterator[Problem]:
         if isinstance(self.suite.environment(self.suite.tasks()[0]), HostEnvironment):

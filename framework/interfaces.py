@@ -3,7 +3,7 @@
 A component is a frozen dataclass (or a linen module, for networks) with annotated fields, registered by
 ``@component(kind)``. An annotation that names one of these protocols accepts any component of its kind.
 Some field names carry meaning: ``head`` (and ``policy``) names a head of the agent that the component reads or moves,
-``target`` a target of the rule; that such a head or target exists is checked before anything runs.
+``target`` (and ``old``) a target of the rule; that such a head or target exists is checked before anything runs.
 """
 
 from __future__ import annotations
@@ -105,6 +105,14 @@ class SetUpTorso(Torso, Protocol):
 
 
 @runtime_checkable
+class Initializer(Protocol):
+    """What the weights of a layer are drawn from."""
+
+    def __call__(self, key: Array, shape: Sequence[int], dtype: Any = ...) -> Array:
+        """Weights of a shape whose last axis is the layer's outputs, and the others what an output is a sum over."""
+
+
+@runtime_checkable
 class ActionModel(Protocol):
     """A linen module that grows the action-conditional heads on the torso's embedding."""
 
@@ -192,6 +200,9 @@ class Normalizer(Protocol):
 @runtime_checkable
 class LossTerm(Protocol):
     """One term of the agent's loss.
+
+    The loss of a step depends on that step alone, or on means over all of them: it is the same in whatever order they
+    are shown. A term that looks at neighbouring steps says so by an attribute ``reads_neighbours``, which is true.
 
     Attributes:
       head: the head it moves.
@@ -523,6 +534,7 @@ class Number(Protocol):
 KINDS: dict[str, type] = {
     "heads": Head,
     "torsos": Torso,
+    "initializers": Initializer,
     "action_models": ActionModel,
     "features": Feature,
     "action_features": ActionFeature,
@@ -544,5 +556,14 @@ KINDS: dict[str, type] = {
     "numbers": Number,
 }
 
-COMPOSITE_KINDS = ("experiments", "discoveries", "groups", "agents", "rules", "meta_networks", "settings")
+COMPOSITE_KINDS = (
+    "experiments",
+    "discoveries",
+    "groups",
+    "agents",
+    "head_networks",
+    "rules",
+    "meta_networks",
+    "settings",
+)
 """Kinds of the concrete classes that hold the others together; a field annotated with one takes it or a subclass."""

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from framework.interfaces import Initializer
 from framework.transforms import expectation
 from framework.types import Array
 
@@ -33,31 +34,45 @@ def check_sizes(sizes: Sequence[int]) -> None:
 
 
 class Linear(nn.Module):
-    """A linear layer with truncated-normal weights and zero biases: [..., D] to [..., size].
+    """A linear layer with zero biases: [..., D] to [..., size].
 
     All leading axes are one for the product: the weights' gradient is then one product too, without transposed copies.
+
+    Attributes:
+      size: outputs.
+      stddev: of truncated-normal weights; see `truncated_normal`.
+      initializer: of the weights, in the place of these.
     """
 
     size: int
     stddev: float | None = None
+    initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", truncated_normal(self.stddev), (x.shape[-1], self.size))
+        initializer = truncated_normal(self.stddev) if self.initializer is None else self.initializer
+        kernel = self.param("kernel", initializer, (x.shape[-1], self.size))
         bias = self.param("bias", nn.initializers.zeros, (self.size,))
         flat = x.reshape(-1, x.shape[-1]) @ kernel + bias
         return flat.reshape(*x.shape[:-1], self.size)
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them and none after the last: [..., D] to [..., sizes[-1]]."""
+    """Linear layers with ReLU between them and none after the last: [..., D] to [..., sizes[-1]].
+
+    Attributes:
+      sizes: of the layers.
+      initializer: of their weights; by default as for `Linear`.
+    """
 
     sizes: tuple[int, ...]
+    initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for index, size in enumerate(self.sizes):
-            x = Linear(size, name=f"linear_{index}")(x if index == 0 else nn.relu(x))
+            layer = Linear(size, name=f"linear_{index}", initializer=self.initializer)
+            x = layer(x if index == 0 else nn.relu(x))
         return x
 
 

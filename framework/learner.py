@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +87,9 @@ class Learner:
       network: the agent's network.
       optimizer: the agent's optimizer.
       epochs: passes over the batch per update.
-      minibatches: parts into which a pass splits the B trajectories (never their T steps).
+      minibatches: parts into which a pass splits the batch.
+      minibatch_unit: what is shuffled before a pass is split: the B trajectories, or the T x B steps one by one, which
+        is for networks without memory.
       env_steps_per_update: environment steps that an update takes, by which schedules move; ``None`` without any.
     """
 
@@ -96,6 +98,7 @@ class Learner:
     optimizer: Optimizer
     epochs: int = 1
     minibatches: int = 1
+    minibatch_unit: Literal["trajectory", "step"] = "trajectory"
     env_steps_per_update: float | None = None
 
     def init(
@@ -239,13 +242,15 @@ class Learner:
 
     def _scan_minibatches(self, descend, carry, parts, key):  # type: ignore[no-untyped-def]
         """Runs ``descend`` over shuffled minibatches of every epoch; metrics are their means."""
-        batch = parts[0].action.shape[1]
+        steps, batch = parts[0].action.shape
+        of_steps = self.minibatch_unit == "step"
+        batch, select = (steps * batch, select_steps) if of_steps else (batch, select_trajectories)
         size = batch // self.minibatches
         order = jax.vmap(lambda k: jax.random.permutation(k, batch))(jax.random.split(key, self.epochs))
         order = order[:, : size * self.minibatches].reshape(self.epochs * self.minibatches, size)
 
-        def step(carry, columns):  # type: ignore[no-untyped-def]
-            return descend(carry, select_trajectories(parts, columns))
+        def step(carry, indices):  # type: ignore[no-untyped-def]
+            return descend(carry, select(parts, indices))
 
         carry, metrics = jax.lax.scan(step, carry, order)
         return carry, jax.tree.map(jnp.mean, metrics)
@@ -259,6 +264,22 @@ def select_trajectories(
     timed = jax.tree.map(lambda x: x[:, columns], (trajectory.replace(carry=()), targets))
     carry = jax.tree.map(lambda x: x[columns], trajectory.carry)
     return timed[0].replace(carry=carry), timed[1]
+
+
+def select_steps(parts: tuple[Trajectory, dict[str, Array]], indices: Array) -> tuple[Trajectory, dict[str, Array]]:
+    """The steps (and their targets) of the given indices t B + b [S], as one trajectory that is not in order.
+
+    Its steps have nothing to do with each other, nor its last observation with any: a network without memory gives
+    each the outputs that it had in its own trajectory.
+    """
+    trajectory, targets = parts
+
+    def pick(x: Array, indices: Array) -> Array:
+        return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])[indices][:, None]
+
+    timed = jax.tree.map(lambda x: pick(x, indices), (trajectory.replace(observation=()), targets))
+    rows = jnp.concatenate([indices, indices[-1:]])
+    return timed[0].replace(observation=jax.tree.map(lambda x: pick(x, rows), trajectory.observation)), timed[1]
 
 
 def _norm(tree: PyTree) -> Array:

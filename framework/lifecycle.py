@@ -100,6 +100,7 @@ class Lifecycle:
             group.agent.optimizer,
             epochs=group.epochs,
             minibatches=group.minibatches,
+            minibatch_unit=group.minibatch_unit,
             env_steps_per_update=self.env_steps_per_update,
         )
 

@@ -124,9 +124,18 @@ class Population:
         """What came of the agents [P, ...], with means over them."""
         return GroupStep(agents, gradient, self.agents.gathered(sound), self.summed(means))
 
+    @property
+    def returns_by_agent(self) -> tuple[str, ...]:
+        """Under which names the agents' own returns are measured; none where they are not asked for."""
+        places = range(self.count if self.lifecycle.group.returns_by_agent else 0)
+        return tuple(f"return_by_agent/{self.index}_{place}" for place in places)
+
     def summed(self, means: dict[str, Mean]) -> dict[str, Mean]:
-        """Running means over agents [P], in their order."""
-        return jax.tree.map(lambda x: x.sum(0), self.agents.gathered(means))
+        """Running means over agents [P], in their order, and those of each agent's returns where they are asked for."""
+        of_agents = self.agents.gathered(means)
+        returns = of_agents["episode/return"]
+        own = {name: jax.tree.map(lambda x, p=p: x[p], returns) for p, name in enumerate(self.returns_by_agent)}
+        return jax.tree.map(lambda x: x.sum(0), of_agents) | own
 
     @functools.cached_property
     def imagined(self) -> Population:

@@ -176,7 +176,7 @@ class Trainer:
             counts = COUNTS if population.lives_end else ()
             of_groups.append(
                 (
-                    {name: mean for name in names if name != DUMMY_STEPS},
+                    {name: mean for name in (*names, *population.returns_by_agent) if name != DUMMY_STEPS},
                     dict.fromkeys(counts, NUMBER_SHAPE),
                 )
             )

@@ -168,7 +168,7 @@ def parts(component: Any) -> Iterator[Any]:
 
 
 def _named(component: Any, field: str) -> str | None:
-    """The name in a component's field ``head``, ``policy`` or ``target``, if it has that field."""
+    """The name in a component's field ``head``, ``policy``, ``target`` or ``old``, if it has that field."""
     has_field = any(f.name == field for f in dataclasses.fields(component))
     return getattr(component, field) if has_field else None
 
@@ -187,13 +187,14 @@ def _problems(rule: UpdateRule) -> Iterator[Problem]:
 
     yield from _number_problems(rule, targets)
 
-    read, read_targets = {rule.acting_head}, set()
+    read: set[str | None] = {rule.acting_head}
+    read_targets: set[str | None] = set()
     if rule.behaviour is None and POLICY not in heads:
         message = f"no head is called '{POLICY}', which the agent acts by: add @heads.Policy(), or bind 'behaviour'"
         yield Problem(rule, "heads", message)
     for part in parts(rule):
         read.update(name for field in ("head", "policy") if (name := _named(part, field)) is not None)
-        read_targets.add(_named(part, "target"))
+        read_targets.update(_named(part, field) for field in ("target", "old"))
         yield from problems_of_reading(rule, part)
     for name, head in heads.items():
         if name not in read:
@@ -223,15 +224,12 @@ def _number_problems(rule: UpdateRule, targets: dict[str, Any]) -> Iterator[Prob
 
 def problems_of_reading(rule: UpdateRule, part: Any) -> Iterator[Problem]:
     """Heads, targets and a target network that a component reads and the rule does not have."""
-    names = {
-        "head": [head.name for head in rule.heads],
-        "policy": [head.name for head in rule.heads],
-        "target": [target.name for target in rule.meta_network.targets],
-    }
-    for field, known in names.items():
+    heads = [head.name for head in rule.heads]
+    targets = [target.name for target in rule.meta_network.targets]
+    for field, known in {"head": heads, "policy": heads, "target": targets, "old": targets}.items():
         name = _named(part, field)
         if name is not None and name not in known:
-            what = "target" if field == "target" else "head"
+            what = "target" if known is targets else "head"
             yield Problem(part, field, f"there is no {what} '{name}'{_near(name, known)}")
     if getattr(part, "source", None) == "target" and not rule.uses_target_network:
         of_file = "source" if "source" in {field.name for field in dataclasses.fields(part)} else None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from components import action_models, optimizers, torsos
-from framework.agent import Agent, Network, resets
+from components import action_models, convolutional_torsos, initializers, optimizers, torsos
+from components import multi_input_torsos as torsos_of_parts
+from framework.agent import Agent, HeadNetwork, Network, resets
 from framework.config import load
 from framework.experiment import Experiment
 from framework.interfaces import Torso, TransposableOptimizer
@@ -91,6 +94,120 @@ def test_action_conditional_heads_need_an_action_model() -> None:
     assert problem.component is agent
     assert problem.parameter == "action_model"
     assert "the action-conditional heads z, p, q need an action model" in problem.message
+
+
+# --- heads with networks of their own
+
+
+def actor_critic(*networks: HeadNetwork, torso: Torso | None = None) -> Agent:
+    return Agent(torso or torsos.MLP((8, 4)), optimizers.SGD(0.1), head_networks=networks)
+
+
+@functools.cache
+def ppo() -> UpdateRule:
+    return load("ppo_catch", root=Experiment).experiment.rule
+
+
+def test_heads_with_torsos_of_their_own_share_nothing() -> None:
+    """Each output moves the parameters of its own network, and what is shared does not depend on the others."""
+    agent = actor_critic(HeadNetwork("v", torsos.MLP((8, 4))))
+    network = agent.network(ppo(), SIZES.spec)
+    params = jax.jit(network.init)(jax.random.key(0))
+    assert params.keys() == {"torso", "torso_v", "head_logits", "head_v"}
+    batch = examples.random_trajectory(np.random.default_rng(0), SIZES, network.initial_carry(SIZES.batch))
+
+    def total(params: Params, head: str) -> Array:
+        return jnp.square(network.unroll(params, batch.observation, batch.last, batch.carry)[head]).sum()
+
+    for head, own in (("logits", "torso"), ("v", "torso_v")):
+        gradient = jax.jit(jax.grad(total), static_argnums=1)(params, head)
+        moved = {name for name, part in gradient.items() if any(np.any(leaf) for leaf in jax.tree.leaves(part))}
+        assert moved == {own, f"head_{head}"}
+    alone = actor_critic().network(ppo(), SIZES.spec)
+    shared = {name: params[name] for name in ("torso", "head_logits", "head_v")}
+    expected = alone.unroll(shared, batch.observation, batch.last, ())["logits"]
+    outputs = network.unroll(params, batch.observation, batch.last, batch.carry)
+    np.testing.assert_allclose(outputs["logits"], expected, rtol=1e-5)
+
+
+def test_a_recurrent_torso_of_a_heads_own_remembers_while_acting() -> None:
+    """The policy alone is computed when an agent acts; the value's memory goes on nevertheless."""
+    agent = actor_critic(HeadNetwork("v", torsos.RecurrentMLP((8,), memory=4)))
+    network = agent.network(ppo(), SIZES.spec)
+    assert agent.remembers(SIZES.spec)
+    assert not actor_critic(HeadNetwork("v", torsos.MLP((8,)))).remembers(SIZES.spec)
+    params, carry = jax.jit(network.init)(jax.random.key(0)), network.initial_carry(SIZES.batch)
+    batch = examples.random_trajectory(np.random.default_rng(0), SIZES)
+    whole = jax.jit(network.unroll)(params, batch.observation, batch.last, carry)["v"]
+    policy, middle = jax.jit(network.policy), SIZES.steps // 2
+    for t in range(middle):
+        carry = network.cleared(policy(ActingParams(params), batch.observation[t], carry)[1], batch.last[t])
+    later = jax.jit(network.unroll)(params, batch.observation[middle:], batch.last[middle:], carry)["v"]
+    np.testing.assert_allclose(later, whole[middle:], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("agent", "rule", "message"),
+    [
+        (actor_critic(HeadNetwork("w")), ppo, "there is no head 'w'. There are: logits, v."),
+        (
+            Agent(torsos.MLP((8,)), optimizers.SGD(0.1), action_models.ActionLSTM(6, (5,)), (HeadNetwork("q"),)),
+            disco,
+            "the head 'q' is action-conditional: the action model grows it, on the torso",
+        ),
+        (
+            actor_critic(HeadNetwork("v"), torso=torsos.Tabular()),
+            ppo,
+            "heads on torsos.Tabular are tables, and have no more to themselves: leave 'v' out",
+        ),
+    ],
+)
+def test_what_no_head_can_have_to_itself(agent: Agent, rule: Callable[[], UpdateRule], message: str) -> None:
+    (problem,) = agent.problems(rule())
+    assert problem.component is agent.head_networks[0]
+    assert (problem.parameter, problem.message) == ("head", message)
+
+
+def test_networks_of_heads_are_named_once_and_read_what_there_is() -> None:
+    with pytest.raises(ValueError, match="head_networks must name each head once, got v, v"):
+        actor_critic(HeadNetwork("v"), HeadNetwork("v"))
+    reads_a_dictionary = torsos_of_parts.MultiInput(("position",), (torsos.MLP((4,)),))
+    agent = actor_critic(HeadNetwork("v", reads_a_dictionary))
+    (problem,) = agent.problems_with(SIZES.spec)
+    assert problem.component is agent.head_networks[0]
+    assert "MultiInput reads 'position', the environment shows" in problem.message
+
+
+@pytest.mark.parametrize("torso", [torsos.MLP, convolutional_torsos.Convolutional])
+def test_weights_are_drawn_from_the_initializer(torso: Callable[..., nn.Module]) -> None:
+    """Kernels, of convolutions too, have orthogonal columns of one length, or such rows where these are fewer."""
+    observation, reset = jnp.zeros((1, 1, 8, 8, 2)), jnp.zeros((1, 1), bool)
+    module = torso(initializer=initializers.Orthogonal(3.0))
+    params = jax.jit(module.init)(jax.random.key(0), observation, reset, ())["params"]
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    assert kernels
+    for kernel in kernels:
+        matrix = np.asarray(kernel.reshape(-1, kernel.shape[-1]))
+        matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+        np.testing.assert_allclose(matrix.T @ matrix, 9.0 * np.eye(matrix.shape[1]), atol=1e-3)
+
+
+def test_initializers_by_default_have_the_scale_of_their_inputs() -> None:
+    for shape in ((400, 50), (5, 5, 16, 50)):
+        weights = initializers.TruncatedNormal()(jax.random.key(0), shape)
+        assert float(weights.std()) == pytest.approx(0.88 / 20.0, rel=0.03)  # 0.88: what the cut leaves of it.
+    for build in (initializers.TruncatedNormal, initializers.Orthogonal):
+        with pytest.raises(ValueError, match=r"must be positive, got -0\.5"):
+            build(-0.5)
+
+
+def test_a_final_activation_leaves_nothing_negative() -> None:
+    observation, reset = jnp.ones((2, 3, 5)), jnp.zeros((2, 3), bool)
+    linear, rectified = torsos.MLP((8,)), torsos.MLP((8,), final_activation=True)
+    params = linear.init(jax.random.key(0), observation, reset, ())
+    without, _ = linear.apply(params, observation, reset, ())
+    assert (without < 0).any()
+    np.testing.assert_array_equal(rectified.apply(params, observation, reset, ())[0], jnp.maximum(without, 0.0))
 
 
 # --- optimizers

@@ -116,7 +116,7 @@ def test_shipped_configs_are_without_mistakes(capsys: pytest.CaptureFixture[str]
 
 
 def test_one_config_does_not_end_the_check_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine.gin").write_text("include 'experiments/ppo_gymnasium.gin'\nENVIRONMENT_ID = 'Pendulum-v1'\n")
+    (tmp_path / "mine.gin").write_text("include 'experiments/ppo_gymnasium.gin'\nENV = 'Pendulum-v1'\n")
     (tmp_path / "other.gin").write_text("include 'experiments/a2c_catch.gin'\nTRAJECTORY_LENGHT = 3\n")
     assert cli.main(["check", str(tmp_path / "mine.gin"), str(tmp_path / "other.gin"), "ppo_catch"]) == 1
     captured = capsys.readouterr()

@@ -7,10 +7,9 @@ import functools
 import json
 import os
 import re
-import statistics
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -674,13 +673,15 @@ def test_nothing_is_compiled_and_nothing_heavy_is_imported() -> None:
 
 def test_it_is_quick() -> None:
     def seconds(*arguments: str) -> float:
-        started = time.monotonic()
+        """Of the processor, which other processes do not lengthen as they do those of the clock."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         python(*arguments)
-        return time.monotonic() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     bare, ours = [], []
     for _ in range(3):
         bare.append(seconds("-c", "import jax, flax, optax"))
         ours.append(seconds("-m", "experiments.cli", "describe", "disco_catch"))
-    # 3 s on an idle machine; a busy one imports the libraries more slowly too.
-    assert statistics.median(ours) < max(3.0, 4 * statistics.median(bare))
+    # 3 s on an idle machine; one that shares its caches imports the libraries more slowly too.
+    assert min(ours) < max(3.0, 4 * min(bare))

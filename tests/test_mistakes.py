@@ -332,6 +332,14 @@ def test_what_is_bound_after_the_replacement_must_be_used(folder: Path) -> None:
     assert [(mistake.line, "has no effect" in mistake.message) for mistake in found] == [(3, True)]
 
 
+def test_a_macro_set_after_the_replacement_of_what_used_it_is_in_vain(folder: Path) -> None:
+    (folder / "base.gin").write_text("SIZE = 3\nSIZES = [%SIZE]\nTypoRoot.sizes = %SIZES")
+    (folder / "many.gin").write_text("include 'base.gin'\nSIZES = [1, 2]")
+    assert load("many.gin", root=TypoRoot).experiment.sizes == (1, 2)
+    (found,) = mistakes_of("include 'many.gin'", bindings=["SIZE=4"])
+    assert "macro 'SIZE' has no effect: SIZES (many.gin:2) replaced what it was used in" in str(found)
+
+
 GOOD = """SEED = 1
 # a comment
 TypoRoot:

@@ -48,7 +48,7 @@ def test_a_library_that_is_not_there_is_told() -> None:
 
 
 def test_list_tells_what_suites_need(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert {"Crafter", "DMLab30", "NetHackChallenge", "NetHackScore", "ProcGen"} == NEEDING.keys()
+    assert {"Crafter", "DMLab30", "MinAtar", "NetHackChallenge", "NetHackScore", "ProcGen"} == NEEDING.keys()
     for is_met, told in (
         (True, "(needs crafter: installed)"),
         (False, "(needs crafter: pip install 'rulespace[crafter]')"),

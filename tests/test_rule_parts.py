@@ -393,6 +393,9 @@ def test_cmpo_moves_probabilities_by_no_more_than_the_limit(sizes: Sizes, seed: 
     np.testing.assert_allclose(
         target_of(static_targets.CMPOPolicy(source="behaviour"), inputs, nothing), prior, rtol=1e-4, atol=1e-5
     )
+    later = target_of(static_targets.CMPOPolicy(limit=limit, next_step=True), inputs, estimates)
+    np.testing.assert_allclose(later[:-1], found[1:], rtol=1e-6)
+    assert later.shape == found.shape
 
 
 @few
@@ -452,6 +455,7 @@ def test_distributions_need_a_head_that_predicts_them() -> None:
         (lambda: heads.ScalarActionValue(threshold=-1.0), "threshold must be positive, got -1"),
         (lambda: heads.CategoricalValue(limit=0), "limit must be at least 1, got 0"),
         (lambda: static_targets.CMPOPolicy(limit=0.0), "limit must be positive, got 0"),
+        (lambda: static_targets.CMPOPolicy(source="behaviour", next_step=True), "source must be 'target' where next_s"),
         (lambda: static_targets.TopHalfWeights(temperature=0.0), "temperature must be positive, got 0"),
         (lambda: static_targets.ImportanceWeightedAdvantages(limit=0.0), "limit must be positive, got 0"),
         (lambda: action_models.PerAction((0,)), "sizes must be positive"),

@@ -127,7 +127,7 @@ def test_metrics(finished: Path) -> None:
         assert all(re.fullmatch(r"[a-z]+/\w+", name) for name in list(point)[3:])
         assert all(math.isfinite(value) for value in point.values())
     groups = {name.partition("/")[0] for name in points[0] if "/" in name}
-    assert groups == {"completed", "episode", "loss", "return", "speed", "update"}
+    assert groups == {"completed", "episode", "loss", "policy", "return", "speed", "update"}
     # Episodes of 3 x 3 Catch take two steps.
     assert [point["episode/completed"] for point in points] == [40, 40, 40, 24]
     assert {point["episode/length"] for point in points} == {2.0}
@@ -186,8 +186,9 @@ def test_progress_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     first, *_, before, end, where = captured.out.splitlines()
     number = r"-?[\d.]+(e-\d+)?"
-    assert re.fullmatch(rf"ppo_catch: step 5/10, 80 env steps, return {number}, [\d,]+ steps/s", first)
-    assert re.fullmatch(rf"ppo_catch: step 10/10, 160 env steps, return {number}, [\d,]+ steps/s, 0:00:00 left", before)
+    numbers = rf"return {number}, entropy {number}, [\d,]+ steps/s"
+    assert re.fullmatch(rf"ppo_catch: step 5/10, 80 env steps, {numbers}", first)
+    assert re.fullmatch(rf"ppo_catch: step 10/10, 160 env steps, {numbers}, 0:00:00 left", before)
     assert re.fullmatch(rf"finished: final return {number} after 10 steps, 160 environment steps", end)
     assert where == f"results in {tmp_path / 'run'}, curve in {tmp_path / 'run' / 'learning_curve.png'}"
     assert captured.err == ""

@@ -18,8 +18,6 @@ from framework.lifecycle import Lifecycle
 from framework.types import AgentState, Array, Params, Place, TimeStep, Trajectory
 
 RULES = ("dqn", "q_lambda", "c51", "qr_dqn", "rainbow")
-WITH_POLICY = "HEADS = [@heads.Policy(), %Q_HEAD]"
-"""A policy that nothing moves: it acts at random, whatever is learned."""
 
 UPDATES = 250
 EPISODES = 64
@@ -32,13 +30,13 @@ SETUPS = {"rainbow": "prioritized"}
 def experiment(folder: Path, rule: str) -> Experiment:
     """Agents with a value-based rule and a dueling network on a small board of Catch."""
     file = folder / f"{rule}.gin"
-    file.write_text(f"""# Learns off the policy that acts.
+    file.write_text(f"""# Acts at random, whatever is learned.
 include 'rules/{rule}.gin'
 include 'agents/small_action_values.gin'
 include 'suites/catch.gin'
 include 'setups/{SETUPS.get(rule, "on_policy")}.gin'
 
-{WITH_POLICY}
+EPSILON = 1.0
 ACTION_MODEL = @Dueling()
 TARGET_DECAY = 0.9
 LEARNING_RATE = 3e-3
@@ -56,7 +54,7 @@ COLUMNS = 5
 @pytest.mark.parametrize("rule", RULES)
 def test_are_built_of_what_they_need(tmp_path: Path, rule: str) -> None:
     built = experiment(tmp_path, rule).rule
-    assert [head.name for head in built.heads] == ["logits", "q"]
+    assert [head.name for head in built.heads] == ["q"]
     assert [term.head for term in built.loss] == ["q"]
     assert isinstance(built.head("q"), DistributionHead) == (rule in ("c51", "qr_dqn", "rainbow"))
 

@@ -413,8 +413,8 @@ def test_what_environments_do_wrong_is_said_in_words(tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("config", "binding", "message"),
     [
-        ("disco103_atari", "GAMES=('pongg',)", "there is no Atari game 'pongg'.* Did you mean 'pong'"),
-        ("ppo_gymnasium", "ENVIRONMENT_ID='CartPol-v1'", "no environment 'CartPol-v1'.* Did you mean 'CartPole-v"),
+        ("disco103_atari", "GAME='pongg'", "there is no Atari game 'pongg'.* Did you mean 'pong'"),
+        ("ppo_gymnasium", "ENV='CartPol-v1'", "no environment 'CartPol-v1'.* Did you mean 'CartPole-v"),
     ],
 )
 def test_unknown_environments_are_refused(

@@ -30,6 +30,18 @@ class Returns:
 
 @component("targets")
 @dataclasses.dataclass(frozen=True)
+class OldValues:
+    """The values v(s) from before the update [T, B]: what a value loss can keep new ones close to."""
+
+    name: str = "v_old"
+    learned: ClassVar[bool] = False
+
+    def __call__(self, context: FeatureContext) -> Array:
+        return context.steps(context.estimate("values"))
+
+
+@component("targets")
+@dataclasses.dataclass(frozen=True)
 class Advantages:
     """The value estimator's advantages of the actions taken [T, B].
 
@@ -183,7 +195,7 @@ class OldPolicy:
     learned: ClassVar[bool] = False
 
     def __call__(self, context: FeatureContext) -> Array:
-        return _logits(context, self.source, self.head)
+        return context.steps(_logits(context, self.source, self.head))
 
 
 @component("targets")
@@ -197,8 +209,9 @@ class CMPOPolicy:
       source: whose policy is the prior.
       head: the policy's head.
       normalized: whether the advantages go through the rule's normalizer.
+      next_step: whether it is the one at the next step, which a one-step model predicts of a state and an action.
 
-    Source: Hessel et al., 2021, eq. 9.
+    Source: Hessel et al., 2021, eq. 9; section 4.2 for the model.
     """
 
     name: str = "pi_cmpo"
@@ -206,20 +219,24 @@ class CMPOPolicy:
     source: Literal["target", "behaviour"] = "target"
     head: str = "logits"
     normalized: bool = True
+    next_step: bool = False
     learned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_positive("limit", self.limit)
+        if self.next_step and self.source == "behaviour":
+            raise ValueError("source must be 'target' where next_step is set: who acted next is not known at the end")
 
     def __call__(self, context: FeatureContext) -> Array:
         field = "normalized_action_advantages" if self.normalized else "action_advantages"
-        advantages = context.steps(context.estimate(field))
-        prior = jax.nn.log_softmax(_logits(context, self.source, self.head))
-        return jax.nn.log_softmax(prior + jnp.clip(advantages, -self.limit, self.limit))
+        advantages, prior = context.estimate(field), _logits(context, self.source, self.head)
+        steps = slice(1, None) if self.next_step else slice(context.num_steps)
+        limited = jnp.clip(advantages[steps], -self.limit, self.limit)
+        return jax.nn.log_softmax(jax.nn.log_softmax(prior[steps]) + limited)
 
 
 def _logits(context: FeatureContext, source: Literal["target", "behaviour"], head: str) -> Array:
-    """Logits of a policy that is a constant of the update [T, B, A]."""
+    """Logits of a policy that is a constant of the update: who acted [T, B, A], or the target network [T+1, B, A]."""
     if source == "behaviour":
         return context.inputs.behaviour
-    return context.steps(jax.lax.stop_gradient(output_of(context, head, source)))
+    return jax.lax.stop_gradient(output_of(context, head, source))

@@ -170,10 +170,13 @@ class Plan:
         unused = [
             (key, item)
             for key, item in self.effective.items()
-            if key.selector and key not in self.used and not (item.guessed or item.optional or self._is_replaced(key))
+            if key not in self.used and not (item.guessed or item.optional or self._is_replaced(key))
         ]
         for key, definition in unused:
             if self._is_orphan(key, definition):
+                continue
+            if not key.selector:
+                self._check_macro_in_vain(key.parameter, definition)
                 continue
             name = key.selector.split(".")[1]
             if key in self._outdone:
@@ -188,6 +191,17 @@ class Plan:
                 message += did_you_mean(guess)
             self._absent(definition.place, message, guess)
 
+    def _check_macro_in_vain(self, name: str, definition: Definition) -> None:
+        """Reports a macro that stood only in what had been replaced already when the macro was defined."""
+        for other in self.definitions:
+            if other.key is None or name not in [m.name for m in references(other.value) if isinstance(m, Macro)]:
+                continue
+            by = self.effective[other.key]
+            if by is not other:
+                message = f"macro '{name}' has no effect: {by.name} ({by.place}) replaced what it was used in"
+                self._absent(definition.place, message, None)
+                return
+
     def _is_replaced(self, key: Key) -> bool:
         """Whether another file replaces a binding by one for an inner scope, as it may."""
         by = self._outdone.get(key)
@@ -200,8 +214,12 @@ class Plan:
         """Whether a binding was for a component that a later definition has replaced: an ablation, not a mistake."""
         written_at = next(position for position, other in enumerate(self.definitions) if other is definition)
         for value, replaced_at in self._replaced_values():
-            selectors, scopes = self._reach(value) if written_at < replaced_at else (set(), set())
+            if written_at >= replaced_at:
+                continue
+            selectors, scopes, macros = self._reach(value)
             if key.selector in selectors and (not key.scope or key.scope in scopes):
+                return True
+            if not key.selector and key.parameter in macros:
                 return True
         return False
 
@@ -217,8 +235,8 @@ class Plan:
     def _is_outdone(self, definition: Definition) -> bool:
         return definition.key in self._outdone and definition.key not in self.used
 
-    def _reach(self, value: Any) -> tuple[set[str], set[str]]:
-        """Selectors and scopes of all that a value may lead to."""
+    def _reach(self, value: Any) -> tuple[set[str], set[str], set[str]]:
+        """Selectors, scopes and macros of all that a value may lead to."""
         selectors: set[str] = set()
         scopes: set[str] = set()
         macros: set[str] = set()
@@ -235,7 +253,7 @@ class Plan:
                 new.add(name)
                 leads = [d for d in self.definitions if d.key and name in (d.key.selector or d.key.parameter,)]
                 pending += [further for definition in leads for further in references(definition.value)]
-        return selectors, scopes
+        return selectors, scopes, macros
 
     def _guess_macro(self, name: str) -> str | None:
         return closest(name, {key.parameter for key in self.effective if not key.selector})

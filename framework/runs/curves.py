@@ -56,12 +56,14 @@ class Panel:
       lines: {label: points}, each (x, y), or (x, y, low, high) for a band around the line.
       unit: what x counts.
       value: what y is.
+      members: {label: the lines that the one of that label is the mean of}, drawn thin and in its colour.
     """
 
     title: str
     lines: Mapping[str, Sequence[Sequence[float | None]]]
     unit: str
     value: str = "mean episode return"
+    members: Mapping[str, Sequence[Sequence[Sequence[float | None]]]] = dataclasses.field(default_factory=dict)
 
 
 def draw_panels(path: Path, panels: Sequence[Panel], *, title: str, columns: int = 2) -> None:
@@ -93,6 +95,9 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str], *, height: 
         if bands:
             x, low, high = zip(*bands, strict=True)
             axes.fill_between(x, low, high, color=colors[label], alpha=0.18, linewidth=0.0)
+        for member in panel.members.get(label, ()):
+            if known := _known((x, y) for x, y, *_ in member):
+                axes.plot(*zip(*known, strict=True), color=colors[label], alpha=0.4, linewidth=0.7)
     _draw_lines(axes, {label: points for label, points in lines.items() if points}, colors, height=height)
 
 

@@ -153,7 +153,7 @@ def _refuse_non_finite(means: Mapping[str, float], step: int) -> None:
     Raises:
       UserError: where a loss or an update is not finite.
     """
-    of_episodes = ("episode/", "return/", "return_by_age/")
+    of_episodes = ("episode/", "return/", "return_by_age/", "return_by_agent/")
     lost = [name for name, mean in means.items() if not name.startswith(of_episodes) and not math.isfinite(mean)]
     if lost:
         raise UserError(

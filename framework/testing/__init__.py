@@ -49,6 +49,7 @@ from framework.testing.host import check_host_environment
 from framework.testing.networks import (
     check_action_model,
     check_head,
+    check_initializer,
     check_lifetime_core,
     check_torso,
     check_trajectory_core,
@@ -260,6 +261,7 @@ def check_weights(weights: Weights) -> None:
 CHECKS: dict[str, Callable[[Any], None]] = {
     "heads": check_head,
     "torsos": check_torso,
+    "initializers": check_initializer,
     "action_models": check_action_model,
     "features": check_feature,
     "action_features": check_action_feature,

@@ -13,7 +13,16 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 
 from framework.agent import inputs_of, takes_index, torso_for
-from framework.interfaces import ActionModel, DistributionHead, Head, LifetimeCore, Torso, TrajectoryCore, ValueHead
+from framework.interfaces import (
+    ActionModel,
+    DistributionHead,
+    Head,
+    Initializer,
+    LifetimeCore,
+    Torso,
+    TrajectoryCore,
+    ValueHead,
+)
 from framework.specs import ArraySpec, map_parts
 from framework.testing.examples import SMALL, SMALLEST, Sizes, permuted_batch, random_normal
 from framework.testing.expectations import (
@@ -148,6 +157,17 @@ def _random(shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -
     if jnp.issubdtype(dtype, jnp.floating):
         return random_normal(rng, *shape).astype(dtype)
     return jnp.asarray(rng.integers(256, size=shape), dtype)
+
+
+def check_initializer(initializer: Initializer) -> None:
+    """An initializer draws weights of any shape, and other ones with another key."""
+    for shape in ((6, 4), (4, 6), (3, 3, 2, 5), (2, 1)):
+        weights = check_function(lambda key, shape=shape: initializer(key, shape), jax.random.key(0))
+        expect_shape(weights, shape, "the weights")
+        expect(weights.dtype == jnp.float32, f"the weights are {weights.dtype}, expected float32")
+        expect(np.any(np.asarray(weights)), "all weights are zero: what is before them would never learn")
+        others = initializer(jax.random.key(1), shape)
+        expect(not np.array_equal(weights, others), "the weights are the same with another key")
 
 
 def check_action_model(model: ActionModel) -> None:

@@ -176,6 +176,10 @@ def check_loss_term(term: LossTerm) -> None:
         expect_shape(value, (sizes.steps, sizes.batch), "the loss")
         order = rotation(sizes.batch)
         expect_close(loss(permuted_batch(inputs, order)), value[:, order], "trajectories mix in the batch")
+        if not getattr(term, "reads_neighbours", False):
+            order = rotation(sizes.steps)
+            shuffled = loss(permuted_batch(inputs, order, axis=0))
+            expect_close(shuffled, value[order], "a step's loss depends on its neighbours: set reads_neighbours")
     expect(isinstance(term.formula(head), str), "its formula must be a string")
 
     def total(outputs: dict[str, Array]) -> Array:
