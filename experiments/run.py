@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from experiments.loading import load_experiment
+from framework import registry
 from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import ConfigError, Loaded, first_difference
 from framework.errors import UserError
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         raise flags.IllegalFlagValueError("--workdir names no folder: name one, or leave it out")
     loaded = load_experiment(arguments[0], options)
     experiment = loaded.experiment
+    _refuse_missing_packages(loaded.name, experiment)
     default = Path("runs") / loaded.name / f"{loaded.config_hash}-s{experiment.seed}"
     folder = RunFolder(Path(options.workdir) if options.workdir else default)
     with folder.claimed():
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         except Exception as error:
             with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
                 folder.write_result(outcome(*run, status="failed", error=str(error) or type(error).__name__))
+                if saved := Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps():
+                    print(f"{folder.path} holds the state of step {max(saved):,}; the same command goes on from there")
             raise
         folder.write_result(result)
         print(_ending(folder, result))
@@ -72,6 +76,17 @@ def command_words(arguments: Sequence[str], options: flags.FlagValues) -> list[s
     bindings = [f"--gin_bindings={binding}" for binding in options.gin_bindings]
     workdir = [f"--workdir={options.workdir}"] if options.workdir else []
     return ["run", *arguments, *files, *bindings, *workdir]
+
+
+def _refuse_missing_packages(name: str, experiment: Experiment) -> None:
+    """Before hours of compiling and not after them."""
+    held_out = () if experiment.held_out is None else experiment.held_out.groups
+    for group in (*experiment.groups, *held_out):
+        if (needed := registry.requirement_of(type(group.suite))) is not None:
+            try:
+                needed.refuse_missing_package()
+            except UserError as error:
+                raise UserError(f"{name} learns on {type(group.suite).__name__}, and {error}") from None
 
 
 def _refuse_other_experiment(folder: RunFolder, loaded: Loaded) -> None:

@@ -244,10 +244,10 @@ class Agent:
         """The shared torso, and those that heads have to themselves."""
         return (self.torso, *(network.torso for network in self.head_networks if network.torso is not None))
 
-    @property
-    def remembers(self) -> bool:
-        """Whether what the agent does at a step depends on earlier ones."""
-        return any(jax.tree.leaves(jax.eval_shape(lambda t=torso: t.initial_carry(1))) for torso in self.torsos)
+    def remembers(self, spec: EnvironmentSpec) -> bool:
+        """Whether what the agent does at a step in an environment depends on earlier ones."""
+        torsos = [torso_for(torso, spec.observation) for torso in self.torsos]
+        return any(jax.tree.leaves(jax.eval_shape(lambda t=torso: t.initial_carry(1))) for torso in torsos)
 
     def network(self, rule: UpdateRule, spec: EnvironmentSpec) -> Network:
         """The network with the rule's heads."""

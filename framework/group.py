@@ -112,7 +112,7 @@ class Group:
 
     def _problems_of_single_steps(self, rule: UpdateRule) -> Iterator[Problem]:
         needing = [f"the loss term {type(t).__name__}" for t in rule.loss if getattr(t, "reads_neighbours", False)]
-        if self.agent.remembers:
+        if self.agent.remembers(self.suite.environment(self.suite.tasks()[0]).spec):
             needing.insert(0, "the agent's torso")
         for what in needing:
             message = f"{what} needs steps in order, and minibatches of single steps are shuffled: bind 'trajectory'"

@@ -239,5 +239,5 @@ class HostPool:
         streams = [f"stream {number}, {self._environments[number]!r}" for number in busy or error.own]
         return UserError(
             f"the worker process of {'; '.join(streams)} {error.how}: {error.why}. What it printed "
-            "stands above; workers=0 steps all streams in the main process, where a debugger reaches them"
+            "stands above; HostPool(..., workers=0) steps all streams in the main process, for a debugger"
         )

@@ -97,19 +97,19 @@ class Torso(Protocol):
 
 
 @runtime_checkable
-class Initializer(Protocol):
-    """What the weights of a layer are drawn from."""
-
-    def __call__(self, key: Array, shape: Sequence[int], dtype: Any = ...) -> Array:
-        """Weights of a shape whose last axis is the layer's outputs, and the others what an output is a sum over."""
-
-
-@runtime_checkable
 class SetUpTorso(Torso, Protocol):
     """A torso that must know beforehand what it will be shown."""
 
     def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> Torso:
         """The torso for observations that are such arrays, or dictionaries of them."""
+
+
+@runtime_checkable
+class Initializer(Protocol):
+    """What the weights of a layer are drawn from."""
+
+    def __call__(self, key: Array, shape: Sequence[int], dtype: Any = ...) -> Array:
+        """Weights of a shape whose last axis is the layer's outputs, and the others what an output is a sum over."""
 
 
 @runtime_checkable

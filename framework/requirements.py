@@ -53,14 +53,22 @@ class Requirement:
         """How to get what is not there."""
         return self.install_library if self._has_package and self.library is not None else self.install
 
+    def refuse_missing_package(self) -> None:
+        """Says what to install; nothing is said of a library, which may be where the linker does not look.
+
+        Raises:
+          UserError: the package is not there.
+        """
+        if not self._has_package:
+            raise UserError(self.missing)
+
     def module(self, name: str | None = None) -> Any:
         """A module of the package, by its full name; the package itself by default.
 
         Raises:
           UserError: the package is not there, or cannot be imported.
         """
-        if not self._has_package:
-            raise UserError(self.missing)
+        self.refuse_missing_package()
         try:
             return importlib.import_module(name or self.package)
         except ImportError as error:

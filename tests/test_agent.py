@@ -134,8 +134,8 @@ def test_a_recurrent_torso_of_a_heads_own_remembers_while_acting() -> None:
     """The policy alone is computed when an agent acts; the value's memory goes on nevertheless."""
     agent = actor_critic(HeadNetwork("v", torsos.RecurrentMLP((8,), memory=4)))
     network = agent.network(ppo(), SIZES.spec)
-    assert agent.remembers
-    assert not actor_critic(HeadNetwork("v", torsos.MLP((8,)))).remembers
+    assert agent.remembers(SIZES.spec)
+    assert not actor_critic(HeadNetwork("v", torsos.MLP((8,)))).remembers(SIZES.spec)
     params, carry = jax.jit(network.init)(jax.random.key(0)), network.initial_carry(SIZES.batch)
     batch = examples.random_trajectory(np.random.default_rng(0), SIZES)
     whole = jax.jit(network.unroll)(params, batch.observation, batch.last, carry)["v"]

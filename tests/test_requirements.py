@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,32 @@ def test_what_is_missing_is_said_of_a_class(monkeypatch: pytest.MonkeyPatch) -> 
         missing_package(NEEDING["Crafter"]) == "the package crafter is not installed: pip install 'rulespace[crafter]'"
     )
     assert missing_package(registry.components_of("suites")["Catch"]) is None
+
+
+def test_a_run_is_refused_before_anything_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Requirement, "_has_package", False)
+    assert cli.main(["check", "ppo_procgen", "--gin_file=scale/tiny.gin"]) == 0
+    assert cli.main(["run", "ppo_procgen", "--gin_file=scale/tiny.gin"]) == 1
+    told = "ppo_procgen learns on ProcGen, and the package envpool is not installed: pip install 'rulespace[procgen]'"
+    assert capsys.readouterr().err == f"{told}\n"
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tiny scale leaves DMLab-30 out, and only where there is any."""
+    monkeypatch.setattr(Requirement, "_has_package", False)
+    tiny, back = "--gin_file=scale/tiny.gin", ("--gin.DMLAB=@dmlab/Group()", "--gin.DMLAB_NOTE=None")
+    note = f"disco103: DMLab-30 is left out, for its package has to be built; with it: {' '.join(back)}\n"
+    for words, told, groups in (
+        (("disco103",), "", 3),
+        (("disco103", tiny), note, 2),
+        (("disco103", tiny, *back), "", 3),
+        (("ppo_catch", tiny), "", 1),
+    ):
+        assert cli.main(["describe", *words, "--format=json"]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == told
+        assert len(json.loads(captured.out)["groups"]) == groups

@@ -320,10 +320,12 @@ def test_disk_that_fills_up(
     with monkeypatch.context() as patch:
         patch.setattr(orbax_arrays, "write_arrays", write_the_first)
         assert run(*PPO, folder=folder, steps=LONGER) == 1
-    sentence = refusal(capsys)
+    told = capsys.readouterr()
+    assert told.out.endswith(f"{folder} holds the state of step 7; the same command goes on from there\n")
+    (sentence,) = told.err.splitlines()
     assert sentence.startswith(f"cannot save {folder / 'checkpoints' / '14'}: the disk is full; free some space and ")
     result = result_of(folder)
-    assert (result["status"], result["error"]) == ("failed", sentence.strip())
+    assert (result["status"], result["error"]) == ("failed", sentence)
     assert run(*PPO, folder=folder, steps=LONGER) == 0
     assert f"continuing {folder} from step 7" in capsys.readouterr().out
     assert result_of(folder)["state_sha256"] == result_of(longer)["state_sha256"]
