@@ -22,8 +22,9 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax  # noqa: E402
 import jaxlib.version  # noqa: E402
 
-if jaxlib.version.__version_info__ >= (0, 10):  # Older ones do not know the flag, and would not start.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+if jaxlib.version.__version_info__ >= (0, 10):  # Older ones do not know the flags, and would not start.
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 
 import components.everything  # noqa: E402, F401  # whatever a test loads may name all shipped components
 
