@@ -389,11 +389,11 @@ def test_a_killed_worker_is_reported_with_its_streams() -> None:
 
 def test_a_worker_that_hangs_is_given_up() -> None:
     environments = [Counter(), Faulty(fault="hangs"), Counter(), Counter()]
-    pool = HostPool(environments, [(7, index) for index in range(4)], workers=2, patience=1.0)
+    pool = HostPool(environments, [(7, index) for index in range(4)], workers=2, patience=5.0)
     processes = pool.worker_ids
     pool.reset()
     with pytest.raises(
-        UserError, match=r"stream 1, Faulty\([^;]*has not answered for 1 seconds: the environment hangs"
+        UserError, match=r"stream 1, Faulty\([^;]*has not answered for 5 seconds: the environment hangs"
     ):
         play(pool, 2)
     assert ended(processes)
