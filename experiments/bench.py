@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +16,8 @@ from absl import flags
 
 from components.replays import OnPolicy as Fresh
 from experiments.bench_actor import bench_actor
-from experiments.loading import load_experiment
-from framework import keys
+from experiments.loading import load_config, load_experiment
+from framework import config, keys
 from framework.cost import count_flops
 from framework.errors import UserError, closest, did_you_mean
 from framework.experiment import Experiment
@@ -46,6 +47,7 @@ REPETITIONS = 15
 def define_flags(options: flags.FlagValues) -> None:
     flags.DEFINE_enum("format", "text", ["text", "json"], "How to print.", flag_values=options)
     flags.DEFINE_string("config", None, "The experiment whose part is timed.", flag_values=options)
+    flags.DEFINE_string("suite", None, "For actor: the suite, a file of gin/suites, instead.", flag_values=options)
     for name, meaning in SIZES.items():
         flags.DEFINE_integer(name, None, meaning, lower_bound=1, flag_values=options)
     flags.DEFINE_integer("repetitions", REPETITIONS, "Timed runs.", lower_bound=1, flag_values=options)
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         if getattr(options, size) is not None and size not in TAKES[what]:
             takes = ", ".join(f"--{name}" for name in TAKES[what])
             raise UserError(f"the benchmark '{what}' knows no --{size}: it takes {takes}")
+    if options.suite and what != "actor":
+        raise UserError(f"the benchmark '{what}' knows no --suite: name an experiment on it, by --config")
     figures = BENCHMARKS[what](options)
     if options.format == "json":
         print(json.dumps(figures))
@@ -180,8 +184,24 @@ def bench_lpg(options: flags.FlagValues) -> dict[str, Any]:
 
 def bench_actor_of(options: flags.FlagValues) -> dict[str, Any]:
     """Random actions in the environments of an experiment's first group."""
-    group = load_experiment(options.config or "disco103_atari", options).experiment.groups[0]
+    if options.suite and options.config:
+        raise UserError("--suite and --config both name environments: give one of the two")
+    name = _config_on(options.suite) if options.suite else options.config or "disco103_atari"
+    group = load_config(name, options).experiment.groups[0]
     return bench_actor(group, size=options.batch, steps=options.steps, repetitions=options.repetitions)
+
+
+def _config_on(suite: str) -> str:
+    """The first shipped experiment on a suite, by the name of its gin file."""
+    files = sorted((config.shipped_gin_folder() / "experiments").glob("*.gin"))
+    of_suites: dict[str, str] = {}
+    for file in files:
+        for included in re.findall(r"^include 'suites/(.+)\.gin'$", file.read_text(), re.MULTILINE):
+            of_suites.setdefault(included, file.stem)
+    if suite not in of_suites:
+        guess = did_you_mean(closest(suite, of_suites)) or f" There is: {', '.join(sorted(of_suites))}."
+        raise UserError(f"no shipped experiment is on a suite '{suite}'.{guess} Others are timed by --config")
+    return of_suites[suite]
 
 
 @dataclasses.dataclass(frozen=True)

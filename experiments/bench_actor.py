@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 import time
@@ -13,7 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from components.streams.procgen import NUM_ACTIONS, library_pool, seed_of
 from components.suites.atari import Atari
+from components.suites.nethack import NetHackChallenge, NetHackScore
+from components.suites.procgen import ProcGen
 from framework.environment import Batched
 from framework.group import Group
 from framework.host import HostPool
@@ -48,11 +52,11 @@ def bench_actor(group: Group, *, size: int | None, steps: int | None, repetition
         "task": suite.tasks()[0],
         "environments": size,
         "steps": steps,
-        "env_steps_per_second": statistics.median(speed for speed, _ in speeds),
+        "steps_per_second": statistics.median(speed for speed, _ in speeds),
     }
     if theirs is not None:
         figures |= {
-            "library_env_steps_per_second": statistics.median(other for _, other in speeds if other is not None),
+            "raw_steps_per_second": statistics.median(other for _, other in speeds if other is not None),
             "ratio": statistics.median(speed / other for speed, other in speeds if other is not None),
         }
     return figures
@@ -71,12 +75,20 @@ def _ours(suite: Suite, size: int) -> AbstractContextManager[Play]:
     return _on_device(cast(Environment, environment), suite.level(suite.tasks()[0]), size)
 
 
+def _seeds(size: int) -> list[tuple[int, ...]]:
+    return [(index,) for index in range(size)]
+
+
+def _cores(size: int) -> int:
+    """Workers or threads that share so many environments."""
+    return min(os.cpu_count() or 1, size)
+
+
 @contextmanager
 def _on_host(environment: HostEnvironment, size: int) -> Any:
     """As training steps them: by a worker process for each core."""
-    workers = min(os.cpu_count() or 1, size)
     generator = np.random.default_rng(0)
-    with HostPool([environment] * size, [(index,) for index in range(size)], workers) as pool:
+    with HostPool([environment] * size, _seeds(size), _cores(size)) as pool:
         pool.reset()
 
         def play(steps: int) -> None:
@@ -136,5 +148,46 @@ def _atari(suite: Atari, size: int) -> Any:
     environments.close()
 
 
-LIBRARIES: dict[type, Callable[[Any, int], AbstractContextManager[Play]]] = {Atari: _atari}
+@contextmanager
+def _procgen(suite: ProcGen, size: int) -> Any:
+    """EnvPool's own batch, with a thread for each core; on the same levels, as some take twice as long as others."""
+    seeds = [seed_of(words) for words in _seeds(size)]
+    environments = library_pool(suite.environment(suite.tasks()[0]), seeds, threads=_cores(size))
+    environments.reset()
+    generator = np.random.default_rng(0)
+
+    def play(steps: int) -> None:
+        for action in generator.integers(NUM_ACTIONS, size=(steps, size), dtype=np.int32):
+            environments.step(action)
+
+    yield play
+    environments.close()
+
+
+@contextmanager
+def _nethack(suite: NetHackScore | NetHackChallenge, size: int) -> Any:
+    """The package's own task in Gymnasium's vector environment: a process for each game, shared memory."""
+    from gymnasium.vector import AsyncVectorEnv
+    from nle.env import tasks
+
+    task = tasks.NetHackScore if isinstance(suite, NetHackScore) else tasks.NetHackChallenge
+    make = functools.partial(task, observation_keys=suite.observed, save_ttyrec_every=0)
+    environments = AsyncVectorEnv([make] * size, context="forkserver")  # JAX has threads: no forks.
+    environments.reset()
+    generator = np.random.default_rng(0)
+
+    def play(steps: int) -> None:
+        for action in generator.integers(environments.single_action_space.n, size=(steps, size)):
+            environments.step(action)
+
+    yield play
+    environments.close()
+
+
+LIBRARIES: dict[type, Callable[[Any, int], AbstractContextManager[Play]]] = {
+    Atari: _atari,
+    ProcGen: _procgen,
+    NetHackScore: _nethack,
+    NetHackChallenge: _nethack,
+}
 """Suites whose library steps many environments at once by itself."""

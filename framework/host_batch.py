@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framework.errors import UserError
-from framework.specs import ArraySpec, EnvironmentSpec, described, map_parts, spec_of
+from framework.specs import EnvironmentSpec, described, form, map_parts, spec_of
 
 if TYPE_CHECKING:
     from framework.host_worker import StepArrays
@@ -47,6 +47,11 @@ class BatchRow:
             self._batch.close()
 
 
+def _places(rows: np.ndarray, count: int) -> np.ndarray | slice:
+    """Some of so many rows as an index: of all of them as a slice, which is several times as fast."""
+    return rows if rows.size < count else slice(None)
+
+
 class Rows:
     """The rows of a batch that are a pool's streams of the same numbers; see `framework.host_worker.Streams`.
 
@@ -58,6 +63,7 @@ class Rows:
 
     def __init__(self, batch: HostBatch, spec: EnvironmentSpec, count: int) -> None:
         self._batch, self._spec = batch, spec
+        self._forms: dict[int, Any] = {}
         self.served = np.arange(count)
 
     def give_up(self, index: int) -> None:
@@ -75,23 +81,30 @@ class Rows:
             arrays.last[beginning] = arrays.dummy[beginning] = True
             dummy_next[beginning] = False
         if going.size:
-            observation, reward, terminated, truncated = self._batch.step(going, arrays.action[going])
+            at = _places(going, dummy_next.size)
+            observation, reward, terminated, truncated = self._batch.step(going, arrays.action[at])
             self._show(arrays, going, observation)
-            arrays.reward[going], arrays.discount[going] = reward, 1.0 - terminated
-            arrays.last[going], arrays.dummy[going] = terminated, False
-            dummy_next[going] = truncated & ~terminated
+            arrays.reward[at], arrays.discount[at] = reward, ~terminated
+            arrays.last[at], arrays.dummy[at] = terminated, False
+            dummy_next[at] = truncated & ~terminated
             if (over := going[terminated]).size:
                 self._show(arrays, over, self._batch.reset(over))
         arrays.busy[active] = False
 
     def _show(self, arrays: StepArrays, rows: np.ndarray, observation: Observation) -> None:
-        expected = self._spec.arrays(lambda array: ArraySpec((rows.size, *array.shape), array.dtype))
-        if (shown := spec_of(observation)) != expected:
+        if map_parts(form, observation) != self._expected(rows.size):
             raise UserError(
-                f"{self._batch!r} shows observations {described(shown)} of {rows.size} streams, its spec says "
-                f"{self._spec.shown} of each: make the two agree"
+                f"{self._batch!r} shows observations {described(spec_of(observation))} of {rows.size} streams, its "
+                f"spec says {self._spec.shown} of each: make the two agree"
             )
-        map_parts(lambda x, new: x.__setitem__(rows, new), arrays.observation, observation)
+        at = _places(rows, len(arrays.busy))
+        map_parts(lambda x, new: x.__setitem__(at, new), arrays.observation, observation)
+
+    def _expected(self, count: int) -> Any:
+        """What observations of so many streams must be like; looked up, as it is needed at every step."""
+        if count not in self._forms:
+            self._forms[count] = self._spec.arrays(lambda array: ((count, *array.shape), np.dtype(array.dtype)))
+        return self._forms[count]
 
     def close(self) -> None:
         """Closes the batch."""

@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from framework.errors import UserError
-from framework.host_worker import Beginning, Failure, StepArrays, Streams
+from framework.host_worker import DONE, STEP, Beginning, Failure, StepArrays, Streams
 from framework.specs import EnvironmentSpec
 
 _BEGIN = """
@@ -110,12 +111,14 @@ class Worker:
                 pass_fds=descriptors,
                 env={**os.environ, **_WORKER_VARIABLES},
             )
+        # A limit of the socket's own: to poll before each answer would take as long as a fast environment's step.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _as_timeval(patience))
         self._connection = Connection(ours.detach())
         self._connection.send(beginning)
 
     def ask(self, operation: Callable[..., Any], *arguments: Any) -> None:
         try:
-            message = pickle.dumps((operation, arguments))
+            message = STEP if operation is Streams.step else pickle.dumps((operation, arguments))
         except Exception as error:
             raise UserError(
                 f"an environment cannot be sent to a worker process: {type(error).__name__}: {error}. Its class must "
@@ -128,12 +131,15 @@ class Worker:
 
     def answer(self) -> Any:
         try:
-            if not self._connection.poll(self._patience):
-                how = f"has not answered for {self._patience:g} seconds"
-                raise WorkerDiedError(self.own, how, "the environment hangs, or a step of it takes longer")
-            answer = self._connection.recv()
+            message = self._connection.recv_bytes()
+        except BlockingIOError:
+            how = f"has not answered for {self._patience:g} seconds"
+            raise WorkerDiedError(self.own, how, "the environment hangs, or a step of it takes longer") from None
         except (EOFError, ConnectionError):
             raise self._died() from None
+        if message == DONE:
+            return None
+        answer = pickle.loads(message)
         if isinstance(answer, Failure):
             raise answer.error()
         return answer
@@ -177,6 +183,12 @@ def gather(spec: EnvironmentSpec, streams: int, workers: int, patience: float) -
     finally:
         os.close(descriptor)
     return crew, arrays
+
+
+def _as_timeval(seconds: float) -> bytes:
+    """Seconds as the system takes them for a socket's limit: whole seconds, then microseconds."""
+    whole = int(seconds)
+    return struct.pack("ll", whole, max(int((seconds - whole) * 1e6), 0 if whole else 1))
 
 
 def _shared_memory(size: int) -> int:

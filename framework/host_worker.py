@@ -22,7 +22,7 @@ import numpy as np
 
 from framework.errors import UserError
 from framework.host_batch import BatchRow, Rows
-from framework.specs import ArraySpec, EnvironmentSpec, Resume, described, map_parts, spec_of
+from framework.specs import ArraySpec, EnvironmentSpec, Resume, described, form, map_parts, spec_of
 
 if TYPE_CHECKING:
     from framework.interfaces import BatchedEnvironment, HostEnvironment, HostStream, MeasuredStream
@@ -34,6 +34,12 @@ Observation = Any
 
 STAND_STILL = -1
 """The action of a stream that is not stepped: it shows again what it last showed."""
+
+STEP = b"step"
+"""The message to a worker that asks for a step: the only one that is sent often, and so not pickled."""
+
+DONE = b"done"
+"""A worker's answer where an operation returns nothing."""
 
 _ALIGNMENT = 64
 """Of arrays in the shared block, in bytes: a cache line, so that two workers never write to the same one."""
@@ -103,11 +109,6 @@ def _layout(spec: EnvironmentSpec, streams: int) -> list[ArraySpec | dict[str, A
     ]
 
 
-def _form(array: np.ndarray) -> tuple[tuple[int, ...], np.dtype]:
-    """What must agree between an observation and its specification."""
-    return array.shape, array.dtype
-
-
 def _padded(array: ArraySpec) -> int:
     return -(-np.dtype(array.dtype).itemsize * math.prod(array.shape) // _ALIGNMENT) * _ALIGNMENT
 
@@ -137,7 +138,7 @@ class Streams:
     def __init__(self, arrays: StepArrays, spec: EnvironmentSpec, numbers: range) -> None:
         """Without streams yet; ``numbers`` are theirs in the pool, for error messages."""
         self._arrays, self._spec, self._numbers = arrays, spec, numbers
-        self._expected = map_parts(_form, spec.arrays(lambda array: np.empty(array.shape, array.dtype)))
+        self._expected = map_parts(form, spec.arrays(lambda array: np.empty(array.shape, array.dtype)))
         self._slots: list[_Slot] = []
         self._rows: Rows | None = None
         # Whether the next step only begins an episode.
@@ -280,7 +281,7 @@ class Streams:
         self, index: int, observation: Observation, *, reward: float, discount: float, last: bool, dummy: bool
     ) -> None:
         arrays = self._arrays
-        if map_parts(_form, observation) != self._expected:
+        if map_parts(form, observation) != self._expected:
             shown = described(spec_of(observation))
             raise UserError(
                 f"{self._slots[index].environment!r} shows observations {shown}, its spec says "
@@ -352,7 +353,8 @@ class Failure:
 def serve(connection_descriptor: int, memory_descriptor: int) -> None:
     """Runs a worker process until the pool's end of the connection is closed, by the pool or by its process's end.
 
-    A message is a method of `Streams` and its arguments; the answer is what it returns, or a `Failure`.
+    A message is `STEP`, or a method of `Streams` and its arguments; the answer is `DONE`, what it returned, or a
+    `Failure`.
     """
     # Ctrl-C reaches the whole terminal, and a cluster may ask all of a job's processes to end: the pool decides.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -369,7 +371,7 @@ def serve(connection_descriptor: int, memory_descriptor: int) -> None:
                     answer = _answer(streams, connection)
                 except UserError as error:
                     answer = Failure.of(error)
-                connection.send(answer)
+                connection.send_bytes(DONE if answer is None else pickle.dumps(answer))
         except (EOFError, ConnectionError):
             pass
         finally:
@@ -385,6 +387,9 @@ def _end_with(process: int) -> None:
 
 def _answer(streams: Streams, connection: Connection) -> object:
     message = connection.recv_bytes()
+    if message == STEP:
+        streams.step()
+        return None
     try:
         operation, arguments = pickle.loads(message)
     except Exception as error:

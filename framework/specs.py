@@ -86,6 +86,11 @@ def map_parts(do: Callable[..., Any], first: Any, *others: Any) -> Any:
     return do(first, *others)
 
 
+def form(array: Any) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of an array: what must agree between observations and their specification, fast to compare."""
+    return array.shape, array.dtype
+
+
 def spec_of(observation: Any) -> ArraySpec | dict[str, ArraySpec]:
     """Shapes and dtypes of an observation, or of whatever has them."""
     arrays: ArraySpec | dict[str, ArraySpec] = map_parts(lambda x: ArraySpec(tuple(x.shape), x.dtype.name), observation)

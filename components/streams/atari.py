@@ -176,40 +176,47 @@ class Shrinking:
     """Makes grey frames smaller; each pixel of the result is the mean over the area it covers, ties rounded to even.
 
     What OpenCV calls INTER_AREA. The weights are whole numbers, so that all sums are exact in float32 and every machine
-    shows the same pixels. Two sparse products, one for each axis: full matrices would take twice as long, and threads.
+    shows the same pixels. Rows are few sums of whole rows; columns are the product with one block of a matrix that
+    repeats itself along the diagonal. The full matrices would take several times as long.
 
     Attributes:
-      rows, columns: of the frame that a row or column of the result covers [C, size] int.
-      row_weights, column_weights: how much of each it covers [C, size] float32.
+      rows: of the frame that a row of the result covers [C, size] int.
+      row_weights: how much of each it covers [C, size] float32.
+      block: the weights of the columns, as far as they do not repeat [columns / n, size / n] float32.
       area: sum of the weights of one pixel of the result.
     """
 
     rows: np.ndarray
-    columns: np.ndarray
     row_weights: np.ndarray
-    column_weights: np.ndarray
+    block: np.ndarray
     area: np.float32
 
     @classmethod
     @functools.lru_cache
     def between(cls, source: tuple[int, int], target: tuple[int, int]) -> Shrinking:
         """From frames of one size, in rows and columns, to another."""
-        (rows, row_weights), (columns, column_weights) = map(_cover, source, target)
-        area = row_weights[:, 0].sum() * column_weights[:, 0].sum()
-        return cls(rows, columns, row_weights, column_weights, area)
+        rows, row_weights = _cover(source[0], target[0])
+        blocks = math.gcd(source[1], target[1])
+        block = _overlaps(source[1] // blocks, target[1] // blocks).astype(np.float32)
+        return cls(rows, row_weights, block, row_weights[:, 0].sum() * block[:, 0].sum())
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """From frames [rows, columns] uint8 to the smaller size, uint8."""
         tall = np.einsum("crw,cr->rw", frame[self.rows].astype(np.float32), self.row_weights)
-        sums = np.einsum("rcw,cw->rw", tall[:, self.columns], self.column_weights)
+        sums = (tall.reshape(-1, len(self.block)) @ self.block).reshape(len(tall), -1)
         return np.rint(sums / self.area).astype(np.uint8)
+
+
+def _overlaps(source: int, target: int) -> np.ndarray:
+    """How far each of ``target`` equal parts covers each of ``source`` pixels, in whole numbers [source, target]."""
+    parts, pixels = np.arange(target) * source, np.arange(source)[:, None] * target
+    overlaps = np.minimum(parts + source, pixels + target) - np.maximum(parts, pixels)
+    return np.clip(overlaps, 0, None) // math.gcd(source, target)
 
 
 def _cover(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of ``source`` pixels each of ``target`` equal parts covers, and how far, in whole numbers [C, target]."""
-    parts, pixels = np.arange(target) * source, np.arange(source)[:, None] * target
-    overlaps = np.minimum(parts + source, pixels + target) - np.maximum(parts, pixels)
-    overlaps = np.clip(overlaps, 0, None) // math.gcd(source, target)
+    overlaps = _overlaps(source, target)
     covered = int((overlaps > 0).sum(axis=0).max())
     # At the far edge a part may cover fewer: it begins earlier, with pixels of weight 0.
     first = np.minimum((overlaps > 0).argmax(axis=0), source - covered)

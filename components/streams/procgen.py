@@ -110,7 +110,7 @@ class ProcGenBatch:
 
     def _open(self) -> Any:
         if self._pool is None:
-            self._pool = _make(self._game, [_seed_of(*source) for source in self._sources])
+            self._pool = library_pool(self._game, [seed_of(*source) for source in self._sources])
         return self._pool
 
     def _refuse_other_levels(self, info: dict[str, Any]) -> None:
@@ -123,19 +123,20 @@ class ProcGenBatch:
             )
 
 
-def _seed_of(words: tuple[int, ...], restored: int) -> int:
+def seed_of(words: tuple[int, ...], restored: int = 0) -> int:
     """What EnvPool takes as the seed of one environment: 31 bits."""
     return int(np.random.SeedSequence([*words, restored]).generate_state(1)[0]) >> 1
 
 
-def _make(game: ProcGenGame, seeds: list[int]) -> Any:
+def library_pool(game: ProcGenGame, seeds: Sequence[int], threads: int = 1) -> Any:
+    """EnvPool's environments of a game, one for each seed; of one thread where the parallelism is elsewhere."""
     envpool = PACKAGE.module()
     try:
         return envpool.make_gymnasium(
             f"{game.game.capitalize()}{game.mode.capitalize()}-v0",
             num_envs=len(seeds),
-            env_seed=seeds,
-            num_threads=1,  # Worker processes are the parallelism.
+            env_seed=list(seeds),
+            num_threads=threads,
             channel_first=False,
             start_level=game.start_level,
             num_levels=game.num_levels,
