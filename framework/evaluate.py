@@ -15,8 +15,8 @@ from framework import keys
 from framework.agent import Network
 from framework.environment import Batched
 from framework.host import HostPool
+from framework.host_arrays import STAND_STILL
 from framework.host_programs import next_action
-from framework.host_worker import STAND_STILL
 from framework.interfaces import HostEnvironment
 from framework.lifecycle import Lifecycle
 from framework.rollout import act, initial_actor

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from framework.errors import UserError
+from framework.host_arrays import STAND_STILL, Observation
 from framework.host_crew import PATIENCE, Worker, WorkerDiedError, dismiss, gather
-from framework.host_worker import STAND_STILL, Observation, Streams
+from framework.host_worker import Streams
 from framework.specs import map_parts
 
 if TYPE_CHECKING:

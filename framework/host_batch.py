@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framework.errors import UserError
+from framework.host_arrays import STAND_STILL, Observation, StepArrays
 from framework.specs import EnvironmentSpec, described, form, map_parts, spec_of
 
 if TYPE_CHECKING:
-    from framework.host_worker import StepArrays
     from framework.interfaces import HostBatch
-
-Observation = Any
 
 
 class BatchRow:
@@ -70,9 +68,9 @@ class Rows:
         """Another stream has taken the place of a row."""
         self.served = self.served[self.served != index]
 
-    def step(self, arrays: StepArrays, dummy_next: np.ndarray, stand_still: int) -> None:
-        """One step of every row whose action is not ``stand_still``; ``dummy_next`` [S] is read and written."""
-        active = self.served[arrays.action[self.served] != stand_still]
+    def step(self, arrays: StepArrays, dummy_next: np.ndarray) -> None:
+        """One step of every row whose action is not `STAND_STILL`; ``dummy_next`` [S] is read and written."""
+        active = self.served[arrays.action[self.served] != STAND_STILL]
         arrays.busy[active] = True
         beginning, going = active[dummy_next[active]], active[~dummy_next[active]]
         if beginning.size:

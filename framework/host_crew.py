@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 from framework.errors import UserError
-from framework.host_worker import DONE, STEP, Beginning, Failure, StepArrays, Streams
+from framework.host_arrays import StepArrays
+from framework.host_worker import DONE, STEP, Beginning, Failure, Streams
 from framework.specs import EnvironmentSpec
 
 _BEGIN = """

@@ -6,7 +6,6 @@ Nothing here imports JAX: a worker starts fast and touches no accelerator.
 from __future__ import annotations
 
 import dataclasses
-import math
 import mmap
 import os
 import pickle
@@ -16,24 +15,19 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
 from framework.errors import UserError
+from framework.host_arrays import STAND_STILL, Observation, StepArrays
 from framework.host_batch import BatchRow, Rows
-from framework.specs import ArraySpec, EnvironmentSpec, Resume, described, form, map_parts, spec_of
+from framework.specs import EnvironmentSpec, Resume, described, form, map_parts, spec_of
 
 if TYPE_CHECKING:
     from framework.interfaces import BatchedEnvironment, HostEnvironment, HostStream, MeasuredStream
 
 T = TypeVar("T")
-
-Observation = Any
-"""An array, or a dictionary of arrays."""
-
-STAND_STILL = -1
-"""The action of a stream that is not stepped: it shows again what it last showed."""
 
 STEP = b"step"
 """The message to a worker that asks for a step: the only one that is sent often, and so not pickled."""
@@ -41,76 +35,8 @@ STEP = b"step"
 DONE = b"done"
 """A worker's answer where an operation returns nothing."""
 
-_ALIGNMENT = 64
-"""Of arrays in the shared block, in bytes: a cache line, so that two workers never write to the same one."""
-
 _PATIENCE = 1.0
 """Seconds between two looks at whether the pool's process is still there."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StepArrays:
-    """What S streams are told and what they show, as arrays over one block of memory.
-
-    Attributes:
-      action: [S] int32.
-      observation: [S, ...]; a dictionary of such arrays where the specification has parts.
-      reward, discount: [S] float32.
-      last, dummy: [S] bool.
-      numbers: of episodes that ended [S, numbers] float32.
-      busy: whether something is being done with the stream, so that a crash can be laid to it [S] bool.
-    """
-
-    action: np.ndarray
-    observation: Observation
-    reward: np.ndarray
-    discount: np.ndarray
-    last: np.ndarray
-    dummy: np.ndarray
-    numbers: np.ndarray
-    busy: np.ndarray
-
-    @staticmethod
-    def size(spec: EnvironmentSpec, streams: int) -> int:
-        """Bytes that the arrays of S streams take."""
-        layout = _layout(spec, streams)
-        arrays = [array for part in layout for array in (part.values() if isinstance(part, dict) else [part])]
-        return sum(map(_padded, arrays))
-
-    @classmethod
-    def over(cls, memory: mmap.mmap | bytearray, spec: EnvironmentSpec, streams: int) -> StepArrays:
-        """The arrays of S streams over a block of at least `size` bytes."""
-        offset = 0
-
-        def place(array: ArraySpec) -> np.ndarray:
-            nonlocal offset
-            placed = np.ndarray(array.shape, array.dtype, buffer=memory, offset=offset)
-            offset += _padded(array)
-            return placed
-
-        return cls(*(map_parts(place, part) for part in _layout(spec, streams)))
-
-    def of_streams(self, streams: range) -> StepArrays:
-        """Views of the rows of some streams."""
-        rows = slice(streams.start, streams.stop)
-        fields = dataclasses.fields(self)
-        return StepArrays(*(map_parts(lambda array: array[rows], getattr(self, field.name)) for field in fields))
-
-
-def _layout(spec: EnvironmentSpec, streams: int) -> list[ArraySpec | dict[str, ArraySpec]]:
-    """The fields of `StepArrays`, in their order."""
-    number, flag = ArraySpec((streams,), "float32"), ArraySpec((streams,), "bool")
-    return [
-        ArraySpec((streams,), "int32"),
-        spec.arrays(lambda array: ArraySpec((streams, *array.shape), array.dtype)),
-        *(number, number, flag, flag),
-        ArraySpec((streams, len(spec.episode_numbers)), "float32"),
-        flag,
-    ]
-
-
-def _padded(array: ArraySpec) -> int:
-    return -(-np.dtype(array.dtype).itemsize * math.prod(array.shape) // _ALIGNMENT) * _ALIGNMENT
 
 
 @dataclasses.dataclass
@@ -233,7 +159,7 @@ class Streams:
     def _step_rows(self, rows: Rows) -> None:
         """Steps the streams that are rows of a batch."""
         try:
-            rows.step(self._arrays, self._dummy_next, STAND_STILL)
+            rows.step(self._arrays, self._dummy_next)
         except UserError:
             raise
         except Exception as error:

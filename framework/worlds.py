@@ -20,8 +20,8 @@ import numpy as np
 
 from framework import keys
 from framework.host import HostPool, HostStep
+from framework.host_arrays import STAND_STILL
 from framework.host_programs import HostPrograms
-from framework.host_worker import STAND_STILL
 from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.population import Population

@@ -17,7 +17,7 @@ import pytest
 
 from framework.errors import UserError
 from framework.host import HostPool, HostStep
-from framework.host_worker import STAND_STILL
+from framework.host_arrays import STAND_STILL
 from framework.specs import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
