@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from framework.numbers import Hyperparameter, Own, Schedule
+from framework.numbers import Own, Schedule, check_positive
 from framework.registry import component
 from framework.trees import zeros_of
 from framework.types import Array, Params, PyTree
@@ -35,10 +35,13 @@ def _clip_transpose(residual: PyTree, cotangent: Params, limit: float | None) ->
     return cotangent
 
 
-def _check_positive(name: str, value: float | Own | None) -> None:
-    least = value.initial if isinstance(value, Schedule) else value
-    if least is not None and not isinstance(least, Hyperparameter) and least <= 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+def _check_rate(name: str, value: float | Own | None) -> None:
+    """Refuses a rate or a limit that is not positive; a schedule may begin or end at 0."""
+    if isinstance(value, Schedule):
+        if value.initial <= 0 or value.final < 0:
+            raise ValueError(f"{name} must be positive, or fall to 0, got {value}")
+    elif value is not None:
+        check_positive(name, value)
 
 
 class AdamState(struct.PyTreeNode):
@@ -73,7 +76,7 @@ class Adam:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "max_update", "max_gradient_norm"):
-            _check_positive(name, getattr(self, name))
+            _check_rate(name, getattr(self, name))
         for name in ("b1", "b2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -187,7 +190,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "max_gradient_norm"):
-            _check_positive(name, getattr(self, name))
+            _check_rate(name, getattr(self, name))
 
     def init(self, params: Params) -> PyTree:
         return ()

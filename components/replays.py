@@ -161,7 +161,7 @@ class Prioritized:
         for name in ("exponent", "correction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        Uniform(self.capacity, self.batch_size)
+        _ = self._ring  # Its numbers are checked there.
 
     @property
     def _ring(self) -> Uniform:

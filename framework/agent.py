@@ -64,6 +64,10 @@ class HeadNetwork:
     torso: Torso | None = None
     initializer: Initializer | None = None
 
+    def __post_init__(self) -> None:
+        if self.torso is None and self.initializer is None:
+            raise ValueError(f"the head '{self.head}' has nothing to itself: bind torso or initializer")
+
     def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> HeadNetwork:
         """The same, for observations that are such arrays, or dictionaries of them."""
         return self if self.torso is None else dataclasses.replace(self, torso=torso_for(self.torso, observation))

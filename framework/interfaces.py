@@ -201,8 +201,9 @@ class Normalizer(Protocol):
 class LossTerm(Protocol):
     """One term of the agent's loss.
 
-    The loss of a step depends on that step alone, or on means over all of them: it is the same in whatever order they
-    are shown. A term that looks at neighbouring steps says so by an attribute ``reads_neighbours``, which is true.
+    The loss of a step depends on that step alone, or on means over all that are shown with it: it is the same in
+    whatever order they are shown. A term that looks at neighbouring steps says so by an attribute
+    ``reads_neighbours``, which is true.
 
     Attributes:
       head: the head it moves.

@@ -49,8 +49,8 @@ class Schedule:
     Attributes:
       initial: value at the end of the warm-up.
       final: value from ``env_steps`` on.
-      env_steps: environment steps of an agent's life at which the final value is reached; those from before its first
-        update, which fill a replay, do not count.
+      env_steps: environment steps that an agent's updates have taken when the final value is reached; of a discovery
+        with their validation trajectories, and without those from before the first update, which fill a replay.
       warm_up: environment steps in which the number rises from 0 to ``initial``; they are part of ``env_steps``.
       shape: how it moves between the two: along a straight line, or half a cosine.
     """
@@ -231,7 +231,7 @@ def check_positive(name: str, number: float | Number) -> None:
 
 def _least(number: float | Number) -> float:
     if isinstance(number, Schedule):
-        return min(number.initial, number.final)
+        return min(number.initial, number.final, 0.0 if number.warm_up else number.initial)
     if isinstance(number, Learned) and number.minimum is not None:
         return number.minimum
     return -math.inf if isinstance(number, Number) else number

@@ -149,14 +149,19 @@ def test_a_recurrent_torso_of_a_heads_own_remembers_while_acting() -> None:
 @pytest.mark.parametrize(
     ("agent", "rule", "message"),
     [
-        (actor_critic(HeadNetwork("w")), ppo, "there is no head 'w'. There are: logits, v."),
+        (actor_critic(HeadNetwork("w", torsos.MLP((8,)))), ppo, "there is no head 'w'. There are: logits, v."),
         (
-            Agent(torsos.MLP((8,)), optimizers.SGD(0.1), action_models.ActionLSTM(6, (5,)), (HeadNetwork("q"),)),
+            Agent(
+                torsos.MLP((8,)),
+                optimizers.SGD(0.1),
+                action_models.ActionLSTM(6, (5,)),
+                (HeadNetwork("q", torsos.MLP((8,))),),
+            ),
             disco,
             "the head 'q' is action-conditional: the action model grows it, on the torso",
         ),
         (
-            actor_critic(HeadNetwork("v"), torso=torsos.Tabular()),
+            actor_critic(HeadNetwork("v", torsos.MLP((8,))), torso=torsos.Tabular()),
             ppo,
             "heads on torsos.Tabular are tables, and have no more to themselves: leave 'v' out",
         ),
@@ -170,7 +175,7 @@ def test_what_no_head_can_have_to_itself(agent: Agent, rule: Callable[[], Update
 
 def test_networks_of_heads_are_named_once_and_read_what_there_is() -> None:
     with pytest.raises(ValueError, match="head_networks must name each head once, got v, v"):
-        actor_critic(HeadNetwork("v"), HeadNetwork("v"))
+        actor_critic(*[HeadNetwork("v", torsos.MLP((8,)))] * 2)
     reads_a_dictionary = torsos_of_parts.MultiInput(("position",), (torsos.MLP((4,)),))
     agent = actor_critic(HeadNetwork("v", reads_a_dictionary))
     (problem,) = agent.problems_with(SIZES.spec)
@@ -199,6 +204,11 @@ def test_initializers_by_default_have_the_scale_of_their_inputs() -> None:
     for build in (initializers.TruncatedNormal, initializers.Orthogonal):
         with pytest.raises(ValueError, match=r"must be positive, got -0\.5"):
             build(-0.5)
+
+
+def test_a_head_network_has_something_to_itself() -> None:
+    with pytest.raises(ValueError, match="the head 'v' has nothing to itself: bind torso or initializer"):
+        HeadNetwork("v")
 
 
 def test_a_final_activation_leaves_nothing_negative() -> None:

@@ -340,6 +340,14 @@ def test_a_macro_set_after_the_replacement_of_what_used_it_is_in_vain(folder: Pa
     assert "macro 'SIZE' has no effect: SIZES (many.gin:2) replaced what it was used in" in str(found)
 
 
+def test_a_macro_below_what_was_replaced_is_in_vain_too(folder: Path) -> None:
+    (folder / "base.gin").write_text("TypoRoot.number = @TypoNumber()\nTypoNumber.capacity = %SIZE\nSIZE = 3")
+    (folder / "none.gin").write_text("include 'base.gin'\nTypoRoot.number = None")
+    assert load("none.gin", root=TypoRoot).experiment.number is None
+    (found,) = mistakes_of("include 'none.gin'", bindings=["SIZE=4"])
+    assert "macro 'SIZE' has no effect: TypoRoot.number (none.gin:2) replaced what it was used in" in str(found)
+
+
 GOOD = """SEED = 1
 # a comment
 TypoRoot:

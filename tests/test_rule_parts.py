@@ -213,14 +213,17 @@ def estimate(estimator: ValueEstimator, inputs: RuleInputs, head: ValueHead) -> 
 
 
 def n_steps_later(inputs: RuleInputs, steps: int, later: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Returns step by step: n rewards and what is predicted later, the own prediction where an episode is cut off."""
+    """Returns step by step: n rewards and what is predicted of the state after them, or of one that was cut off.
+
+    Where the step's own state was, what is predicted of its action too.
+    """
     reward, discount, weight = map(np.asarray, (inputs.reward, inputs.discount, inputs.weight))
     returns = np.zeros(reward.shape)
     for t, b in np.ndindex(*reward.shape):
         product, k = 1.0, t
         while True:
             if weight[k, b] == 0:
-                returns[t, b] += product * own[k, b]
+                returns[t, b] += own[t, b] if k == t else product * later[k, b]
                 break
             returns[t, b] += product * reward[k, b]
             product *= GAMMA * discount[k, b]

@@ -12,6 +12,7 @@ import pytest
 from plain_updates import COMPILE_FAST
 
 from components import behaviours, heads, optimizers, torsos
+from components.meta_networks import static_targets
 from framework.agent import Agent
 from framework.errors import UserError
 from framework.lifecycle import Lifecycle
@@ -41,6 +42,10 @@ def test_what_no_schedule_can_be() -> None:
         Hyperparameter("env_steps", 1.0)
     with pytest.raises(ValueError, match="learning_rate must be positive"):
         optimizers.Adam(Schedule(0.0, 1.0, 10.0))
+    with pytest.raises(ValueError, match="learning_rate must be positive, or fall to 0"):
+        optimizers.Adam(Schedule(1.0, -1.0, 10.0))
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        static_targets.TopHalfWeights(temperature=Schedule(1.0, 1.0, 10.0, warm_up=1.0))
     with pytest.raises(ValueError, match=r"epsilon must lie in \[0, 1\]"):
         behaviours.EpsilonGreedy(epsilon=Schedule(2.0, 0.1, 10.0))
 

@@ -120,22 +120,33 @@ class QLearning:
         inputs = without_gradient(inputs)
         online, bootstrap, greedy = _greedy_values(inputs, self.head, head, self.double)
         values = at_action(bootstrap, greedy)
-        rewards, discounts, source = self._bootstraps(inputs, values[1:], at_action(bootstrap[:-1], inputs.action))
+        rewards, discounts, source = self._bootstraps(inputs, values, at_action(bootstrap[:-1], inputs.action))
         estimates = _estimates(inputs, rewards + discounts * source, online, bootstrap, values)
         if not isinstance(head, DistributionHead):
             return estimates
         output = (inputs.outputs if inputs.target_outputs is None else inputs.target_outputs)[self.head]
         rewards, discounts, source = self._bootstraps(
-            inputs, at_action(output, greedy)[1:], at_action(output[:-1], inputs.action)
+            inputs, at_action(output, greedy), at_action(output[:-1], inputs.action)
         )
         later, probabilities = head.distribution(source)
         returns = rewards[..., None] + discounts[..., None] * later
         return estimates.replace(return_distributions=head.project(returns, probabilities))
 
-    def _bootstraps(self, inputs: RuleInputs, bootstrap: Array, own: Array) -> tuple[Array, Array, Array]:
+    def _bootstraps(self, inputs: RuleInputs, greedy: Array, taken: Array) -> tuple[Array, Array, Array]:
+        """What the returns are made of; see `n_step_bootstraps`.
+
+        Args:
+          inputs: of the trajectory.
+          greedy: what is predicted of the greedy actions [T+1, B, ...].
+          taken: what is predicted of the actions taken [T, B, ...].
+        """
         discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
         cut = inputs.weight == 0
-        return n_step_bootstraps(inputs.reward, discount, bootstrap=bootstrap, own=own, cut=cut, steps=self.steps)
+        rewards, discounts, source = n_step_bootstraps(
+            inputs.reward, discount, bootstrap=greedy[1:], own=greedy[:-1], cut=cut, steps=self.steps
+        )
+        # Earlier steps bootstrap greedily from the state that was cut off; its own return is that of the action taken.
+        return rewards, discounts, jnp.where(cut.reshape(cut.shape + (1,) * (taken.ndim - cut.ndim)), taken, source)
 
 
 @component("value_estimators")

@@ -90,7 +90,7 @@ def n_step_bootstraps(
       reward: [T, B].
       discount: gamma, 0 where the episode terminated [T, B].
       bootstrap: what is predicted of the next state: a value, or a distribution's outputs [T, B, ...].
-      own: the same of the state and action themselves, which stand in where an episode was cut off [T, B, ...].
+      own: the same of the state itself, which stands in where an episode was cut off [T, B, ...].
       cut: whether the transition leads into another episode [T, B].
       steps: rewards before bootstrapping, n.
 

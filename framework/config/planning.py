@@ -192,12 +192,10 @@ class Plan:
             self._absent(definition.place, message, guess)
 
     def _check_macro_in_vain(self, name: str, definition: Definition) -> None:
-        """Reports a macro that stood only in what had been replaced already when the macro was defined."""
-        for other in self.definitions:
-            if other.key is None or name not in [m.name for m in references(other.value) if isinstance(m, Macro)]:
-                continue
-            by = self.effective[other.key]
-            if by is not other:
+        """Reports a macro that was used only in, or below, what had been replaced already when it was defined."""
+        for value, replaced_at in self._replaced_values():
+            if replaced_at < len(self.definitions) and name in self._reach(value)[2]:
+                by = self.definitions[replaced_at]
                 message = f"macro '{name}' has no effect: {by.name} ({by.place}) replaced what it was used in"
                 self._absent(definition.place, message, None)
                 return
