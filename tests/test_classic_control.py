@@ -169,6 +169,16 @@ def test_every_agents_final_return_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("disco103_weights")
+def test_disco103_balances_the_pole(tmp_path: Path) -> None:
+    assert run("disco103_cartpole", "--gin.AGENTS=5", folder=tmp_path / "run") == 0
+    result = result_of(tmp_path / "run")
+    (returns,) = result["final_returns"].values()
+    assert result["env_steps"] / 5 <= 500_000
+    assert sorted(returns)[1] >= 475.0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "solved"), [("ppo_cartpole", 475.0), ("ppo_acrobot", -100.0)])
 def test_ppo_solves_it_with_every_seed(tmp_path: Path, config: str, solved: float) -> None:
     assert run(config, "--gin.AGENTS=5", folder=tmp_path / "run") == 0
