@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from framework.interfaces import Optimizer
 from framework.numbers import ENV_STEPS, resolve
+from framework.programs import written_out
 from framework.trees import global_norm
 from framework.types import (
     ActingParams,
@@ -252,7 +253,7 @@ class Learner:
         def step(carry, indices):  # type: ignore[no-untyped-def]
             return descend(carry, select(parts, indices))
 
-        carry, metrics = jax.lax.scan(step, carry, order)
+        carry, metrics = jax.lax.scan(step, carry, order, unroll=written_out(carry[0]) or 1)
         return carry, jax.tree.map(jnp.mean, metrics)
 
 

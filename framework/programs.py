@@ -21,6 +21,14 @@ def compiler_options() -> dict[str, int] | None:
     return {"xla_backend_optimization_level": 1}
 
 
+def written_out(params: PyTree) -> bool:
+    """Whether a loop over gradients in some parameters is better compiled step by step, without a loop.
+
+    So it is on a CPU with convolutions: their gradients take XLA ten times as long inside a loop (jax-ml/jax#12868).
+    """
+    return compiler_options() is not None and any(x.ndim == 4 for x in jax.tree.leaves(params))
+
+
 def strongly_typed(tree: PyTree) -> PyTree:
     """The same arrays; a program compiled for weakly typed ones would be compiled again for the next call's."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), tree)

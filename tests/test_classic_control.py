@@ -193,6 +193,16 @@ def test_every_rule_plays_gymnasiums_own(tmp_path: Path, rule: str) -> None:
     assert list((tmp_path / "run" / "checkpoints").glob("*/environments_0.pickle"))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("disco103_weights")
+def test_disco103_balances_the_pole(tmp_path: Path) -> None:
+    assert run("disco103_cartpole", "--gin.AGENTS=5", folder=tmp_path / "run") == 0
+    result = result_of(tmp_path / "run")
+    (returns,) = result["final_returns"].values()
+    assert result["env_steps"] / 5 <= 500_000
+    assert sorted(returns)[1] >= 475.0
+
+
 SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0}
 
 
