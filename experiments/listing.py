@@ -88,7 +88,7 @@ def _default(value: Any) -> str:
     if callable(value) and hasattr(value, "__name__"):
         return str(value.__name__)
     text = repr(value)
-    return type(value).__name__ if " at 0x" in text else text
+    return type(value).__name__ if " at 0x" in text or "\n" in text else text
 
 
 def _plain(value: Any) -> Any:

@@ -97,6 +97,29 @@ def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.endswith("\x1b[?25h")  # The cursor is back.
 
 
+@pytest.mark.parametrize(
+    ("columns", "figures"),
+    [
+        (60, "step 20/40  0:00:00 left"),
+        (80, "step 20/40  return 0.6325  0:00:00 left"),
+        (90, "step 20/40  return 0.6325  9,000 steps/s  0:00:00 left"),
+        (200, "step 20/40  1,228,800 env steps  return 0.6325  entropy 1.6  9,000 steps/s  0:00:00 left"),
+    ],
+)
+def test_a_narrow_terminal_shows_what_matters_most(monkeypatch: pytest.MonkeyPatch, columns: int, figures: str) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    with Progress(40, description="lpg_small", stream=stream, clock=Clock()) as progress:
+        for step in (19, 20):
+            progress.update(
+                step, env_steps=1_228_800, episode_return=0.6325, policy_entropy=1.6, env_steps_per_second=9000.0
+            )
+    shown = stream.getvalue()
+    assert f" {figures}\x1b" in shown or f" {figures}\n" in shown or f" {figures} " in shown
+    assert "lpg_small" in shown
+
+
 def test_dumb_terminals_get_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     stream = Terminal()

@@ -183,7 +183,8 @@ class Plan:
                 by = self.effective[self._outdone[key]]
                 message, guess = f"{definition.name} has no effect: {by.name} ({by.place}) replaces it everywhere", None
             elif key.selector not in self._entered:
-                guess = closest(name, {built.split(".")[1] for built in self._entered})
+                kind = key.selector.split(".")[0]
+                guess = closest(name, {built.split(".")[1] for built in self._entered if built.startswith(f"{kind}.")})
                 message = f"{definition.name} has no effect: nothing refers to @{name}().{did_you_mean(guess)}"
             else:
                 guess = closest(key.scope, self._scopes_of(key.selector))

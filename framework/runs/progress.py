@@ -24,22 +24,34 @@ class Figures:
     env_steps_per_second: float | None = None
     seconds_left: float | None = None
 
-    def texts(self) -> list[str]:
-        """The figures known, each with its unit."""
-        texts = [f"step {self.step:,}/{self.total:,}"]
-        if self.env_steps is not None:
-            texts.append(f"{self.env_steps:,} env steps")
-        if self.episode_return is not None:
-            texts.append(f"return {self.episode_return:.4g}")
-        if self.policy_entropy is not None:
-            texts.append(f"entropy {self.policy_entropy:.2g}")
-        if self.meta_gradient_norm is not None:
-            texts.append(f"meta-gradient {self.meta_gradient_norm:.2g}")
-        if self.env_steps_per_second is not None:
-            texts.append(f"{self.env_steps_per_second:,.0f} steps/s")
-        if self.seconds_left is not None:
-            texts.append(f"{datetime.timedelta(seconds=round(self.seconds_left))} left")
-        return texts
+    def texts(self, width: int | None = None) -> list[str]:
+        """The figures known, each with its unit.
+
+        Args:
+          width: characters that there are for them with two between any two; the least important are left out.
+        """
+        known = {
+            "step": f"step {self.step:,}/{self.total:,}",
+            "env_steps": _text(self.env_steps, "{:,} env steps"),
+            "return": _text(self.episode_return, "return {:.4g}"),
+            "entropy": _text(self.policy_entropy, "entropy {:.2g}"),
+            "meta_gradient": _text(self.meta_gradient_norm, "meta-gradient {:.2g}"),
+            "speed": _text(self.env_steps_per_second, "{:,.0f} steps/s"),
+            "left": _text(self.seconds_left, "{} left", lambda x: datetime.timedelta(seconds=round(x))),
+        }
+        texts = {name: text for name, text in known.items() if text is not None}
+        for name in _LEAST_IMPORTANT_FIRST:
+            if width is None or len("  ".join(texts.values())) <= width:
+                break
+            texts.pop(name, None)
+        return list(texts.values())
+
+
+_LEAST_IMPORTANT_FIRST = ("meta_gradient", "entropy", "env_steps", "speed", "return", "left")
+
+
+def _text(value: float | None, form: str, shown: Callable[[float], object] = lambda x: x) -> str | None:
+    return None if value is None else form.format(shown(value))
 
 
 class _Display(Protocol):
@@ -143,20 +155,26 @@ class _Lines:
 
 class _Bar:
     interval = 0.2
+    width = 20
 
     def __init__(self, description: str, total: int, stream: TextIO) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[figures]}"))
+        columns = (
+            TextColumn("{task.description}"), BarColumn(bar_width=self.width), TextColumn("{task.fields[figures]}")
+        )  # fmt: skip
+        self._console = Console(file=stream)
         # Refreshed by hand: rich's own thread would wake up in the middle of every step.
-        self._bar = RichProgress(*columns, console=Console(file=stream), auto_refresh=False)
+        self._bar = RichProgress(*columns, console=self._console, auto_refresh=False)
         self._task = self._bar.add_task(description, total=total, figures="")
+        self._taken = len(description) + self.width + 2  # With a blank between any two columns.
         self._bar.start()
 
     def show(self, figures: Figures) -> None:
-        self._bar.update(self._task, completed=figures.step, figures="  ".join(figures.texts()), refresh=True)
+        texts = figures.texts(self._console.width - self._taken)
+        self._bar.update(self._task, completed=figures.step, figures="  ".join(texts), refresh=True)
 
     def close(self) -> None:
         self._bar.stop()
