@@ -11,6 +11,7 @@ import numpy as np
 
 from framework.errors import UserError
 from framework.host_arrays import STAND_STILL, Observation
+from framework.host_batch import stepped_together
 from framework.host_crew import PATIENCE, Worker, WorkerDiedError, dismiss, gather
 from framework.host_worker import Streams
 from framework.specs import map_parts
@@ -65,7 +66,8 @@ class HostPool:
         Args:
           environments: of the streams [S]; all of one specification.
           seeds: the words that all randomness of a stream comes from [S].
-          workers: processes that share the streams; 0 steps them in this process.
+          workers: processes that share the streams, or threads of one process where a library steps all of them by
+            one call; 0 steps them in this process.
           patience: seconds after which a worker process that does not answer is given up.
 
         Raises:
@@ -80,13 +82,16 @@ class HostPool:
         self.num_streams = len(environments)
         self._refuse_other_specs(environments)
         self._environments = list(environments)
-        self._crew, self._arrays = gather(self.spec, self.num_streams, min(workers, self.num_streams), patience)
+        workers, threads = min(workers, self.num_streams), 1
+        if workers > 1 and stepped_together(environments):
+            workers, threads = 1, workers
+        self._crew, self._arrays = gather(self.spec, self.num_streams, workers, patience)
         self._sent = False
         self._closer = weakref.finalize(self, dismiss, self._crew)
         self._everyone(
             Streams.open,
             *(
-                (environments[member.own.start : member.own.stop], seeds[member.own.start : member.own.stop])
+                (environments[member.own.start : member.own.stop], seeds[member.own.start : member.own.stop], threads)
                 for member in self._crew
             ),
         )

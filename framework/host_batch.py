@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,14 @@ from framework.host_arrays import STAND_STILL, Observation, StepArrays
 from framework.specs import EnvironmentSpec, described, form, map_parts, spec_of
 
 if TYPE_CHECKING:
-    from framework.interfaces import HostBatch
+    from framework.interfaces import HostBatch, HostEnvironment
+
+
+def stepped_together(environments: Sequence[HostEnvironment]) -> bool:
+    """Whether a library steps all streams of some environments by one call; see `BatchedEnvironment`."""
+    first = environments[0]
+    alike = not first.spec.episode_numbers and hasattr(first, "open_many")
+    return alike and all(environment == first for environment in environments)
 
 
 class BatchRow:

@@ -21,7 +21,7 @@ import numpy as np
 
 from framework.errors import UserError
 from framework.host_arrays import STAND_STILL, Observation, StepArrays
-from framework.host_batch import BatchRow, Rows
+from framework.host_batch import BatchRow, Rows, stepped_together
 from framework.specs import EnvironmentSpec, Resume, described, form, map_parts, spec_of
 
 if TYPE_CHECKING:
@@ -70,12 +70,10 @@ class Streams:
         # Whether the next step only begins an episode.
         self._dummy_next = np.zeros(len(numbers), bool)
 
-    def open(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]]) -> None:
-        """Opens all streams, each from its seed's words."""
-        first = environments[0]
-        together = not self._spec.episode_numbers and all(e == first for e in environments)
-        if together and hasattr(first, "open_many"):
-            self._for_each("opening", environments[:1], lambda _: self._open_batch(environments, seeds))
+    def open(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]], threads: int = 1) -> None:
+        """Opens all streams, each from its seed's words; a library that steps them by one call has so many threads."""
+        if stepped_together(environments):
+            self._for_each("opening", environments[:1], lambda _: self._open_batch(environments, seeds, threads))
             return
 
         def open_one(index: int) -> None:
@@ -83,9 +81,11 @@ class Streams:
 
         self._for_each("opening", environments, open_one)
 
-    def _open_batch(self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]]) -> None:
+    def _open_batch(
+        self, environments: Sequence[HostEnvironment], seeds: Sequence[Sequence[int]], threads: int
+    ) -> None:
         """Opens streams of equal environments that their library steps together."""
-        batch = cast("BatchedEnvironment", environments[0]).open_many(seeds)
+        batch = cast("BatchedEnvironment", environments[0]).open_many(seeds, threads)
         self._rows = Rows(batch, self._spec, len(seeds))
         self._slots += [_Slot(environment, BatchRow(batch, row)) for row, environment in enumerate(environments)]
 

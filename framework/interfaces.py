@@ -374,8 +374,13 @@ class BatchedEnvironment(Protocol):
     What it opens one by one is a `framework.host_batch.BatchRow`, or whatever goes on from the same snapshots.
     """
 
-    def open_many(self, seeds: Sequence[Sequence[int]]) -> HostBatch:
-        """New streams, each from its seed's words alone: what one plays does not depend on the others."""
+    def open_many(self, seeds: Sequence[Sequence[int]], threads: int = 1) -> HostBatch:
+        """New streams, each from its seed's words alone: what one plays does not depend on the others.
+
+        Args:
+          seeds: of the streams.
+          threads: that may step them.
+        """
 
 
 @runtime_checkable

@@ -31,7 +31,7 @@ class Many(Counter):
     def open(self, seed: Sequence[int]) -> BatchRow:  # type: ignore[override]
         return BatchRow(self.open_many([seed]), 0, alone=True)
 
-    def open_many(self, seeds: Sequence[Sequence[int]]) -> ManyCounters:
+    def open_many(self, seeds: Sequence[Sequence[int]], threads: int = 1) -> ManyCounters:
         return ManyCounters(self, seeds)
 
 
@@ -219,3 +219,12 @@ def test_faults_are_told(fault: str, message: str) -> None:
             play(pool, np.ones((3, 5), int))
         with pytest.raises(RuntimeError, match="closed"):
             pool.reset()
+
+
+def test_one_process_steps_a_batch() -> None:
+    """The library's threads share it; environments that differ are shared by processes."""
+    seeds = [(index,) for index in range(4)]
+    with HostPool([Many()] * 4, seeds, workers=2) as pool:
+        assert len(pool.worker_ids) == 1
+    with HostPool([Many(), Many(), Many(), Many(limit=3)], seeds, workers=2) as pool:
+        assert len(pool.worker_ids) == 2

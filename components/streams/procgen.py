@@ -64,8 +64,8 @@ class ProcGenGame:
     def open(self, seed: Sequence[int]) -> BatchRow:
         return BatchRow(self.open_many([seed]), 0, alone=True)
 
-    def open_many(self, seeds: Sequence[Sequence[int]]) -> ProcGenBatch:
-        return ProcGenBatch(self, seeds)
+    def open_many(self, seeds: Sequence[Sequence[int]], threads: int = 1) -> ProcGenBatch:
+        return ProcGenBatch(self, seeds, threads)
 
 
 class ProcGenBatch:
@@ -75,8 +75,8 @@ class ProcGenBatch:
     that follow from its seed and from how often it was restored; it is for all rows to be restored together.
     """
 
-    def __init__(self, game: ProcGenGame, seeds: Sequence[Sequence[int]]) -> None:
-        self._game = game
+    def __init__(self, game: ProcGenGame, seeds: Sequence[Sequence[int]], threads: int) -> None:
+        self._game, self._threads = game, threads
         # What the levels of a row follow from: its seed's words, and how often it was restored.
         self._sources: list[tuple[tuple[int, ...], int]] = [(tuple(seed), 0) for seed in seeds]
         self._pool: Any = None
@@ -110,7 +110,7 @@ class ProcGenBatch:
 
     def _open(self) -> Any:
         if self._pool is None:
-            self._pool = library_pool(self._game, [seed_of(*source) for source in self._sources])
+            self._pool = library_pool(self._game, [seed_of(*source) for source in self._sources], self._threads)
         return self._pool
 
     def _refuse_other_levels(self, info: dict[str, Any]) -> None:
@@ -128,8 +128,8 @@ def seed_of(words: tuple[int, ...], restored: int = 0) -> int:
     return int(np.random.SeedSequence([*words, restored]).generate_state(1)[0]) >> 1
 
 
-def library_pool(game: ProcGenGame, seeds: Sequence[int], threads: int = 1) -> Any:
-    """EnvPool's environments of a game, one for each seed; of one thread where the parallelism is elsewhere."""
+def library_pool(game: ProcGenGame, seeds: Sequence[int], threads: int) -> Any:
+    """EnvPool's environments of a game, one for each seed; stepped by some threads."""
     envpool = PACKAGE.module()
     try:
         return envpool.make_gymnasium(
