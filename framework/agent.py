@@ -64,10 +64,6 @@ class HeadNetwork:
     torso: Torso | None = None
     initializer: Initializer | None = None
 
-    def __post_init__(self) -> None:
-        if self.torso is None and self.initializer is None:
-            raise ValueError(f"the head '{self.head}' has nothing to itself: bind torso or initializer")
-
     def set_up_for(self, observation: ArraySpec | Mapping[str, ArraySpec]) -> HeadNetwork:
         """The same, for observations that are such arrays, or dictionaries of them."""
         return self if self.torso is None else dataclasses.replace(self, torso=torso_for(self.torso, observation))
@@ -268,7 +264,10 @@ class Agent:
         conditional = [head.name for head in rule.heads if head.action_conditional]
         for network in self.head_networks:
             yield from problems_of_reading(rule, network)
-            if network.head in conditional:
+            if network.torso is None and network.initializer is None:
+                message = f"the head '{network.head}' has nothing to itself: bind torso or initializer"
+                yield Problem(network, "head", message)
+            elif network.head in conditional:
                 message = f"the head '{network.head}' is action-conditional: the action model grows it, on the torso"
                 yield Problem(network, "head", message)
             elif any(takes_index(torso) for torso in self.torsos):

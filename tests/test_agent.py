@@ -150,6 +150,7 @@ def test_a_recurrent_torso_of_a_heads_own_remembers_while_acting() -> None:
     ("agent", "rule", "message"),
     [
         (actor_critic(HeadNetwork("w", torsos.MLP((8,)))), ppo, "there is no head 'w'. There are: logits, v."),
+        (actor_critic(HeadNetwork("v")), ppo, "the head 'v' has nothing to itself: bind torso or initializer"),
         (
             Agent(
                 torsos.MLP((8,)),
@@ -204,11 +205,6 @@ def test_initializers_by_default_have_the_scale_of_their_inputs() -> None:
     for build in (initializers.TruncatedNormal, initializers.Orthogonal):
         with pytest.raises(ValueError, match=r"must be positive, got -0\.5"):
             build(-0.5)
-
-
-def test_a_head_network_has_something_to_itself() -> None:
-    with pytest.raises(ValueError, match="the head 'v' has nothing to itself: bind torso or initializer"):
-        HeadNetwork("v")
 
 
 def test_a_final_activation_leaves_nothing_negative() -> None:

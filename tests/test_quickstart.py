@@ -142,7 +142,11 @@ CATCH = {"discovery": "disco_catch", "evaluation": "evaluate_disco_catch", "hand
             "after 320 environment steps and one of 'PPO' after 160: give both",
         ),
         ({"of_evaluation": ("TRAJECTORY_LSTM_SIZE = 5",)}, "evaluate_lpg_small is another one than that of lpg_small"),
-        ({"gin_files": ("scale/tiny.gin",)}, "6 agents cannot try 9 choices on 4 tasks"),
+        ({"of_evaluation": ("WORLDS = 6",)}, "6 agents cannot try 9 choices on 4 tasks"),
+        (
+            {"gin_files": ("scale/tiny.gin",)},
+            "macro 'RUN' has no effect: Experiment.weights .* replaced what it was us",
+        ),
         (CATCH, "every task of 'discovered rule' is one of the discovery: give it tasks to be tried on"),
         ({"discovery": "ppo_small"}, "ppo_small discovers nothing"),
     ],
