@@ -38,13 +38,13 @@ clean: ## removes .venv and every cache, and leaves runs/ alone
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(call new_environment,$(VENV))
 	@echo 'Installing rulespace into $(VENV): the first time this takes a few minutes.'
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
 # One by one: where an extra has no packages for this machine, the others are there all the same.
 $(VENV)/suites-installed: $(VENV)/installed
-	@for extra in crafter minatar nethack procgen; do \
-	  $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$$extra]" || \
+	@for extra in crafter minatar nethack procgen launch data; do \
+	  $(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$$extra]" || \
 	  echo "The extra '$$extra' cannot be installed here: its tests will be skipped." >&2; \
 	done
 	@touch $@
@@ -52,7 +52,7 @@ $(VENV)/suites-installed: $(VENV)/installed
 $(LOWER)/installed: setup.cfg pyproject.toml
 	$(call new_environment,$(LOWER))
 	@sed -nE 's/^ +([A-Za-z0-9-]+)(\[[a-z0-9]+\])? >= ([^,]+).*/\1==\3/p' setup.cfg > $(LOWER)/constraints.txt
-	@$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
+	@$(LOWER)/bin/python -m pip install -qq --disable-pip-version-check --editable '.[test]' \
 	  --constraint $(LOWER)/constraints.txt
 	@touch $@
 
@@ -64,4 +64,6 @@ define new_environment
 @'$(PYTHON)' -c 'import venv, ensurepip' 2> /dev/null || { \
   echo '$(PYTHON) lacks venv or pip. Install them (on Debian and Ubuntu: apt install python3-venv) and try again.' >&2; exit 1; }
 @test -x $(1)/bin/python || '$(PYTHON)' -m venv $(1)
+@# A pip of 2023 tries older packages by the hundred before it can install xmanager beside the others.
+@$(1)/bin/python -m pip install -qq --disable-pip-version-check --upgrade pip
 endef
