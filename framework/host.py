@@ -5,12 +5,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from framework.errors import UserError
-from framework.host_arrays import STAND_STILL, Observation
+from framework.host_arrays import STAND_STILL, HostStep, Observation
 from framework.host_batch import stepped_together
 from framework.host_crew import PATIENCE, Worker, WorkerDiedError, dismiss, gather
 from framework.host_worker import Streams
@@ -18,28 +18,6 @@ from framework.specs import map_parts
 
 if TYPE_CHECKING:
     from framework.interfaces import HostEnvironment
-
-
-class HostStep(NamedTuple):
-    """What S streams show after a reset or a step.
-
-    Attributes:
-      observation: to act on next [S, ...]; an array, or a dictionary of arrays.
-      reward: [S] float32.
-      discount: 0 where the episode terminated, else 1 [S] float32.
-      last: whether the step ended an episode [S] bool; with discount 1, on dummies alone.
-      dummy: whether the step only began an episode, after a limit had cut the last one off: nothing was done, and its
-        transition has weight 0 [S] bool.
-      numbers: where the step ended an episode, what the episode reached, in the order of the specification's
-        ``episode_numbers``; else 0 [S, numbers] float32.
-    """
-
-    observation: Observation
-    reward: np.ndarray
-    discount: np.ndarray
-    last: np.ndarray
-    dummy: np.ndarray
-    numbers: np.ndarray
 
 
 class HostPool:
@@ -164,7 +142,7 @@ class HostPool:
         self._environments[stream] = environment
         self._guarded(lambda: member.ask(Streams.replace, stream - member.own.start, environment, seed))
         self._guarded(member.answer)
-        return map_parts(lambda rows: rows[stream].copy(), self._arrays.observation)
+        return map_parts(lambda rows: rows[stream].copy(), self._arrays.shown.observation)
 
     def snapshot(self) -> list[bytes]:
         """The whole state of every stream: its generators, its environment, whether a dummy comes next [S]."""
@@ -196,9 +174,7 @@ class HostPool:
 
     def _shown(self) -> HostStep:
         # Copies: the next step writes to the same memory, and a device may still be reading.
-        arrays = self._arrays
-        shown = (arrays.observation, arrays.reward, arrays.discount, arrays.last, arrays.dummy, arrays.numbers)
-        return HostStep(*(map_parts(np.copy, array) for array in shown))
+        return HostStep(*(map_parts(np.copy, array) for array in self._arrays.shown))
 
     def _refuse_other_specs(self, environments: Sequence[HostEnvironment]) -> None:
         seen: HostEnvironment | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import mmap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,27 +24,41 @@ _ALIGNMENT = 64
 """Of arrays in the shared block, in bytes: a cache line, so that two workers never write to the same one."""
 
 
-@dataclasses.dataclass(frozen=True)
-class StepArrays:
-    """What S streams are told and what they show, as arrays over one block of memory.
+class HostStep(NamedTuple):
+    """What S streams show after a reset or a step.
 
     Attributes:
-      action: [S] int32.
-      observation: [S, ...]; a dictionary of such arrays where the specification has parts.
-      reward, discount: [S] float32.
-      last, dummy: [S] bool.
-      numbers: of episodes that ended [S, numbers] float32.
-      busy: whether something is being done with the stream, so that a crash can be laid to it [S] bool.
+      observation: to act on next [S, ...]; an array, or a dictionary of arrays.
+      reward: [S] float32.
+      discount: 0 where the episode terminated, else 1 [S] float32.
+      last: whether the step ended an episode [S] bool; with discount 1, on dummies alone.
+      dummy: whether the step only began an episode, after a limit had cut the last one off: nothing was done, and its
+        transition has weight 0 [S] bool.
+      numbers: where the step ended an episode, what the episode reached, in the order of the specification's
+        ``episode_numbers``; else 0 [S, numbers] float32.
     """
 
-    action: np.ndarray
     observation: Observation
     reward: np.ndarray
     discount: np.ndarray
     last: np.ndarray
     dummy: np.ndarray
     numbers: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class StepArrays:
+    """What S streams are told and what they show, as arrays over one block of memory.
+
+    Attributes:
+      action: [S] int32.
+      busy: whether something is being done with the stream, so that a crash can be laid to it [S] bool.
+      shown: what they show.
+    """
+
+    action: np.ndarray
     busy: np.ndarray
+    shown: HostStep
 
     @staticmethod
     def size(spec: EnvironmentSpec, streams: int) -> int:
@@ -64,24 +78,25 @@ class StepArrays:
             offset += _padded(array)
             return placed
 
-        return cls(*(map_parts(place, part) for part in _layout(spec, streams)))
+        action, busy, *shown = (map_parts(place, part) for part in _layout(spec, streams))
+        return cls(action, busy, HostStep(*shown))
 
     def of_streams(self, streams: range) -> StepArrays:
         """Views of the rows of some streams."""
         rows = slice(streams.start, streams.stop)
-        fields = dataclasses.fields(self)
-        return StepArrays(*(map_parts(lambda array: array[rows], getattr(self, field.name)) for field in fields))
+        shown = HostStep(*(map_parts(lambda array: array[rows], part) for part in self.shown))
+        return StepArrays(self.action[rows], self.busy[rows], shown)
 
 
 def _layout(spec: EnvironmentSpec, streams: int) -> list[ArraySpec | dict[str, ArraySpec]]:
-    """The fields of `StepArrays`, in their order."""
+    """The arrays of `StepArrays`: the action, whether busy, then what is shown in the order of `HostStep`."""
     number, flag = ArraySpec((streams,), "float32"), ArraySpec((streams,), "bool")
     return [
         ArraySpec((streams,), "int32"),
+        flag,
         spec.arrays(lambda array: ArraySpec((streams, *array.shape), array.dtype)),
         *(number, number, flag, flag),
         ArraySpec((streams, len(spec.episode_numbers)), "float32"),
-        flag,
     ]
 
 

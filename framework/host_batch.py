@@ -78,20 +78,21 @@ class Rows:
 
     def step(self, arrays: StepArrays, dummy_next: np.ndarray) -> None:
         """One step of every row whose action is not `STAND_STILL`; ``dummy_next`` [S] is read and written."""
+        shown = arrays.shown
         active = self.served[arrays.action[self.served] != STAND_STILL]
         arrays.busy[active] = True
         beginning, going = active[dummy_next[active]], active[~dummy_next[active]]
         if beginning.size:
             self._show(arrays, beginning, self._batch.reset(beginning))
-            arrays.reward[beginning], arrays.discount[beginning] = 0.0, 1.0
-            arrays.last[beginning] = arrays.dummy[beginning] = True
+            shown.reward[beginning], shown.discount[beginning] = 0.0, 1.0
+            shown.last[beginning] = shown.dummy[beginning] = True
             dummy_next[beginning] = False
         if going.size:
             at = _places(going, dummy_next.size)
             observation, reward, terminated, truncated = self._batch.step(going, arrays.action[at])
             self._show(arrays, going, observation)
-            arrays.reward[at], arrays.discount[at] = reward, ~terminated
-            arrays.last[at], arrays.dummy[at] = terminated, False
+            shown.reward[at], shown.discount[at] = reward, ~terminated
+            shown.last[at], shown.dummy[at] = terminated, False
             dummy_next[at] = truncated & ~terminated
             if (over := going[terminated]).size:
                 self._show(arrays, over, self._batch.reset(over))
@@ -104,7 +105,7 @@ class Rows:
                 f"spec says {self._spec.shown} of each: make the two agree"
             )
         at = _places(rows, len(arrays.busy))
-        map_parts(lambda x, new: x.__setitem__(at, new), arrays.observation, observation)
+        map_parts(lambda x, new: x.__setitem__(at, new), arrays.shown.observation, observation)
 
     def _expected(self, count: int) -> Any:
         """What observations of so many streams must be like; looked up, as it is needed at every step."""

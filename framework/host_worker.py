@@ -80,7 +80,11 @@ class Streams:
     def __init__(self, arrays: StepArrays, spec: EnvironmentSpec, numbers: range) -> None:
         """Without streams yet; ``numbers`` are theirs in the pool, for error messages."""
         self._arrays, self._spec, self._numbers = arrays, spec, numbers
-        rows = arrays.observation if isinstance(arrays.observation, Mapping) else {"": arrays.observation}
+        rows = (
+            arrays.shown.observation
+            if isinstance(arrays.shown.observation, Mapping)
+            else {"": arrays.shown.observation}
+        )
         self._parts = [_Part(name, part, part.shape[1:], part.dtype) for name, part in rows.items()]
         self._names = set(rows) - {""}
         self._slots: list[_Slot] = []
@@ -186,7 +190,7 @@ class Streams:
 
     def _begin(self, index: int) -> None:
         slot = self._slots[index]
-        self._arrays.numbers[index] = 0.0
+        self._arrays.shown.numbers[index] = 0.0
         self._show(index, slot.stream.reset(), reward=0.0, discount=1.0, last=False, dummy=False)
         self._dummy_next[index] = False
 
@@ -206,7 +210,7 @@ class Streams:
         else:
             self._dummy_next[index] = truncated
             if self._spec.episode_numbers:
-                self._arrays.numbers[index] = 0.0
+                self._arrays.shown.numbers[index] = 0.0
             self._show(index, observation, reward=reward, discount=1.0, last=False, dummy=False)
 
     def _tell_numbers(self, index: int) -> None:
@@ -220,7 +224,7 @@ class Streams:
                 f"{slot.environment!r} tells {len(numbers)} episode_numbers, its spec names "
                 f"{len(self._spec.episode_numbers)}: make the two agree"
             )
-        self._arrays.numbers[index] = numbers
+        self._arrays.shown.numbers[index] = numbers
 
     def _show(
         self, index: int, observation: Observation, *, reward: float, discount: float, last: bool, dummy: bool
@@ -232,9 +236,8 @@ class Streams:
             )
         for part, new in zip(self._parts, shown, strict=True):
             part.rows[index] = new
-        arrays = self._arrays
-        arrays.reward[index], arrays.discount[index] = reward, discount
-        arrays.last[index], arrays.dummy[index] = last, dummy
+        to = self._arrays.shown
+        to.reward[index], to.discount[index], to.last[index], to.dummy[index] = reward, discount, last, dummy
 
     def _shown_parts(self, observation: Observation) -> list[np.ndarray]:
         """The arrays of an observation, in the order of `_parts`; none where it is not as the specification says.

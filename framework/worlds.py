@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from framework import keys
-from framework.host import HostPool, HostStep
-from framework.host_arrays import STAND_STILL
+from framework.host import HostPool
+from framework.host_arrays import STAND_STILL, HostStep
 from framework.host_programs import HostPrograms
 from framework.interfaces import HostEnvironment
 from framework.keys import Role

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from framework.errors import UserError
-from framework.host import HostPool, HostStep
-from framework.host_arrays import STAND_STILL
+from framework.host import HostPool
+from framework.host_arrays import STAND_STILL, HostStep
 from framework.specs import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]

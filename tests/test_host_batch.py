@@ -11,8 +11,8 @@ import pytest
 from test_host import Counter
 
 from framework.errors import UserError
-from framework.host import HostPool, HostStep
-from framework.host_arrays import STAND_STILL
+from framework.host import HostPool
+from framework.host_arrays import STAND_STILL, HostStep
 from framework.host_batch import BatchRow
 from framework.specs import Resume
 from framework.testing.host import check_host_environment

@@ -10,7 +10,8 @@ import pytest
 from components.streams.procgen import GAMES, ProcGenBatch, ProcGenGame
 from components.suites.procgen import ProcGen
 from framework.errors import UserError
-from framework.host import HostPool, HostStep
+from framework.host import HostPool
+from framework.host_arrays import HostStep
 from framework.requirements import Requirement
 from framework.specs import Resume
 
