@@ -41,3 +41,6 @@ class EpsilonGreedy:
         epsilon = resolve(self.epsilon, hyperparameters)
         greedy = jax.nn.one_hot(values.argmax(-1), actions)
         return jnp.log(jnp.maximum((1.0 - epsilon) * greedy + epsilon / actions, LEAST_PROBABILITY))
+
+    def greedy(self) -> EpsilonGreedy:
+        return dataclasses.replace(self, epsilon=0.0)

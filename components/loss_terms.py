@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from components.normalizers import initial_moments, normalize, update_moments
+from components.normalizers import batch_scale, normalize
 from framework.errors import UserError
 from framework.interfaces import DistributionHead, Head, Number, ValueHead
 from framework.registry import component
@@ -222,7 +222,7 @@ class _OfRatio:
         advantage = inputs.targets[self.target]
         if not self.normalized:
             return advantage
-        return normalize(update_moments(initial_moments(), advantage, inputs.weight, decay=0.0), advantage)
+        return normalize(batch_scale(advantage, inputs.weight), advantage)
 
     def _ratio(self, inputs: LossInputs) -> Array:
         online = log_probability(inputs.outputs[self.head], inputs.action)

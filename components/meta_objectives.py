@@ -180,7 +180,7 @@ class ActorCritic(_PolicyGradient):
         weight = trajectory.weight
         of_errors = update_moments(state.errors, errors, weight, self.decay)
         of_advantages = update_moments(state.advantages, advantages, weight, self.decay)
-        normalized = normalize(of_errors, errors, subtract_mean=False)
+        normalized = normalize(of_errors.scale(), errors, subtract_mean=False)
         value, loss = self._learn(state.value, trajectory, normalized)
         metrics = {"value_loss": loss, "value_error": weighted_mean(jnp.abs(errors), weight)}
         return ActorCriticState(value=value, advantages=of_advantages, errors=of_errors), metrics
@@ -192,7 +192,7 @@ class ActorCritic(_PolicyGradient):
         values = self._values(state, trajectory)
         _, advantages = self._estimate(values, trajectory, logits, self.lambda_)
         moments = update_moments(state.advantages, advantages, weight, self.decay)
-        normalized = normalize(moments, advantages)
+        normalized = normalize(moments.scale(), advantages)
         metrics = {
             "value": weighted_mean(values[:-1], weight),
             "advantage": weighted_mean(advantages, weight),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import struct
@@ -12,12 +13,25 @@ from framework.transforms import weighted_mean
 from framework.types import Array, Estimates, PyTree
 
 
+class Scale(NamedTuple):
+    """Mean and variance of numbers []."""
+
+    mean: Array
+    variance: Array
+
+
 class Moments(struct.PyTreeNode):
     """Exponential moving averages of the first two moments, and decay^updates, which corrects their bias []."""
 
     first: Array
     second: Array
     decay_product: Array
+
+    def scale(self) -> Scale:
+        """Mean and variance, with the bias corrected."""
+        correction = 1.0 / jnp.maximum(1.0 - self.decay_product, 1e-12)
+        mean = self.first * correction
+        return Scale(mean, jnp.maximum(0.0, self.second * correction - jnp.square(mean)))
 
 
 def initial_moments() -> Moments:
@@ -34,15 +48,21 @@ def update_moments(moments: Moments, x: Array, weight: Array, decay: float) -> M
     )
 
 
-def normalize(moments: Moments, x: Array, *, subtract_mean: bool = True) -> Array:
-    """(x - mean) / (sqrt(var + 1e-12) + 1e-6), with the moments' bias corrected."""
-    correction = 1.0 / jnp.maximum(1.0 - moments.decay_product, 1e-12)
-    mean = moments.first * correction
-    variance = jnp.maximum(0.0, moments.second * correction - jnp.square(mean))
-    return (x - mean * subtract_mean) / (jnp.sqrt(variance + 1e-12) + 1e-6)
+def batch_scale(x: Array, weight: Array) -> Scale:
+    """Mean and variance of x [T, B] over steps of the given weight [T, B].
+
+    Deviations are squared, not numbers: those far from 0 would lose all digits of their variance.
+    """
+    mean = weighted_mean(x, weight)
+    return Scale(mean, weighted_mean(jnp.square(x - mean), weight))
 
 
-def with_normalized(estimates: Estimates, advantages: Moments, errors: Moments) -> Estimates:
+def normalize(scale: Scale, x: Array, *, subtract_mean: bool = True) -> Array:
+    """(x - mean) / (sqrt(var + 1e-12) + 1e-6)."""
+    return (x - scale.mean * subtract_mean) / (jnp.sqrt(scale.variance + 1e-12) + 1e-6)
+
+
+def with_normalized(estimates: Estimates, advantages: Scale, errors: Scale) -> Estimates:
     """The estimates with their normalized fields filled; the errors keep their mean."""
     of_actions = estimates.action_advantages
     return estimates.replace(
@@ -75,7 +95,10 @@ class MovingAverage:
     def __call__(self, estimates: Estimates, weight: Array, carry: PyTree) -> tuple[Estimates, PyTree]:
         advantages = update_moments(carry["advantages"], estimates.advantages, weight, self.decay)
         errors = update_moments(carry["errors"], estimates.errors, weight, self.decay)
-        return with_normalized(estimates, advantages, errors), {"advantages": advantages, "errors": errors}
+        return with_normalized(estimates, advantages.scale(), errors.scale()), {
+            "advantages": advantages,
+            "errors": errors,
+        }
 
 
 @component("normalizers")
@@ -87,6 +110,5 @@ class Batch:
         return ()
 
     def __call__(self, estimates: Estimates, weight: Array, carry: PyTree) -> tuple[Estimates, PyTree]:
-        advantages = update_moments(initial_moments(), estimates.advantages, weight, decay=0.0)
-        errors = update_moments(initial_moments(), estimates.errors, weight, decay=0.0)
+        advantages, errors = batch_scale(estimates.advantages, weight), batch_scale(estimates.errors, weight)
         return with_normalized(estimates, advantages, errors), carry

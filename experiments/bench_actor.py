@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from components.suites.procgen import ProcGen
 from framework.environment import Batched
 from framework.group import Group
 from framework.host import HostPool
+from framework.host_crew import usable_cores
 from framework.interfaces import Environment, HostEnvironment, Suite
 
 Play = Callable[[int], None]
@@ -81,7 +81,7 @@ def _seeds(size: int) -> list[tuple[int, ...]]:
 
 def _cores(size: int) -> int:
     """Workers or threads that share so many environments."""
-    return min(os.cpu_count() or 1, size)
+    return min(usable_cores(), size)
 
 
 @contextmanager

@@ -150,7 +150,7 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         if restored is not None:
             print(f"continuing {folder.path} from step {restored[0]:,}")
             if worlds is not None:
-                worlds.restore(functools.partial(checkpoints.file, restored[0]), restored[1])
+                restored = restored[0], worlds.restore(functools.partial(checkpoints.file, restored[0]), restored[1])
         resume_step, state = restored if restored is not None else (None, trainer.init(worlds))
         if worlds is not None:
             worlds.files()  # What cannot be saved is refused before anything is learned.

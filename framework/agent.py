@@ -203,6 +203,10 @@ class Network:
         outputs, carry = self.module.apply({"params": by.params}, step, reset, carry, only=head)
         return self.rule.policy(outputs[head][0], by.hyperparameters), carry
 
+    def greedy(self) -> Network:
+        """The network of an agent that acts without exploration, as it is evaluated; a policy is sampled from."""
+        return dataclasses.replace(self, rule=self.rule.greedy())
+
     def cleared(self, carry: PyTree, last: Array) -> PyTree:
         """The carry, set to its initial value where an episode ended [B]."""
         initial = self.initial_carry(last.shape[0])

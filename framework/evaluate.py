@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from typing import cast
 
@@ -16,6 +15,7 @@ from framework.agent import Network
 from framework.environment import Batched
 from framework.host import HostPool
 from framework.host_arrays import STAND_STILL
+from framework.host_crew import usable_cores
 from framework.host_programs import next_action
 from framework.interfaces import HostEnvironment
 from framework.lifecycle import Lifecycle
@@ -54,22 +54,25 @@ def final_return(returns: dict[str, list[float]] | None) -> float | None:
 
 
 def agent_returns(lifecycle: Lifecycle, life: Life, learner: LearnerState, key: Array, *, episodes: int) -> np.ndarray:
-    """Returns of complete episodes of one agent on the task of its life [episodes]."""
-    by = lifecycle.learner.acting_params(learner)
+    """Returns of complete episodes of one agent on the task of its life [episodes].
+
+    Actions are sampled from its policy; where it acts by action values they are the best ones.
+    """
+    by, network = lifecycle.learner.acting_params(learner), lifecycle.network.greedy()
     if not lifecycle.on_host:
         environments = Batched(lifecycle.environments.environment, episodes)
-        return episode_returns(lifecycle.network, environments, life.task, by, key)
+        return episode_returns(network, environments, life.task, by, key)
     task = lifecycle.tasks[int(life.task_index)]
     environment = cast(HostEnvironment, lifecycle.group.suite.environment(task))
     words = [int(word) for word in jax.random.key_data(key)]
     seeds = [(*words, index) for index in range(episodes)]
-    workers = min(os.cpu_count() or 1, episodes // STREAMS_OF_A_WORKER)
+    workers = min(usable_cores(), episodes // STREAMS_OF_A_WORKER)
     with HostPool([environment] * episodes, seeds, workers) as pool:
-        return host_episode_returns(lifecycle.network, pool, by, key)
+        return host_episode_returns(network, pool, by, key)
 
 
 def host_episode_returns(network: Network, pool: HostPool, by: ActingParams, key: Array) -> np.ndarray:
-    """Returns of one complete episode in each stream of a pool [S], with sampled actions."""
+    """Returns of one complete episode in each stream of a pool [S], with actions drawn from the network's policy."""
     choose, carry, shown = _chooser(network), network.initial_carry(pool.num_streams), pool.reset()
     finished, returns, step = np.zeros(pool.num_streams, bool), np.zeros(pool.num_streams), 0
     while not finished.all():
@@ -97,7 +100,7 @@ def _chooser(network: Network) -> Callable[..., tuple[Array, PyTree]]:
 
 
 def episode_returns(network: Network, environments: Batched, task: PyTree, by: ActingParams, key: Array) -> np.ndarray:
-    """Returns of one complete episode in each of the environments [E], with sampled actions.
+    """Returns of one complete episode in each of the environments [E], with actions drawn from the network's policy.
 
     One episode each, so that short episodes do not count more often than long ones.
     """

@@ -148,8 +148,11 @@ class HostPool:
         """The whole state of every stream: its generators, its environment, whether a dummy comes next [S]."""
         return [state for states in self._everyone(Streams.snapshot) for state in states]
 
-    def restore(self, snapshots: Sequence[bytes]) -> None:
+    def restore(self, snapshots: Sequence[bytes]) -> np.ndarray:
         """Goes back to the states of a `snapshot` of as many streams.
+
+        Returns:
+          Whose episodes are lost, as their environments cannot save them: a dummy begins the next ones [S] bool.
 
         Raises:
           UserError: the snapshots are not of as many streams of this specification.
@@ -158,7 +161,9 @@ class HostPool:
             raise UserError(f"{len(snapshots)} streams were saved, this pool has {self.num_streams}: keep their number")
         parts = [(list(snapshots[member.own.start : member.own.stop]),) for member in self._crew]
         restored = self._everyone(Streams.restore, *parts)
-        self._environments = [environment for environments in restored for environment in environments]
+        streams = [stream for streams in restored for stream in streams]
+        self._environments = [environment for environment, _ in streams]
+        return np.array([lost for _, lost in streams])
 
     def close(self) -> None:
         """Ends the workers and closes the streams; a closed pool stays closed."""
@@ -210,11 +215,19 @@ class HostPool:
         try:
             return do()
         except WorkerDiedError as error:
-            self.close()
-            raise self._crash(error) from None
-        except BaseException:
-            self.close()
+            crash = self._crash(error)
+            self._close_after(crash)
+            raise crash from None
+        except BaseException as error:
+            self._close_after(error)
             raise
+
+    def _close_after(self, error: BaseException) -> None:
+        """Closes the pool because of an error, which a failure to close it does not hide."""
+        try:
+            self.close()
+        except Exception as failure:
+            error.add_note(f"closing the streams then failed: {type(failure).__name__}: {failure}")
 
     def _crash(self, error: WorkerDiedError) -> UserError:
         busy = [number for number in error.own if self._arrays.busy[number]]

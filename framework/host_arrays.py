@@ -21,7 +21,7 @@ STAND_STILL = -1
 """The action of a stream that is not stepped: it shows again what it last showed."""
 
 _ALIGNMENT = 64
-"""Of arrays in the shared block, in bytes: a cache line, so that two workers never write to the same one."""
+"""Of arrays in the shared block, in bytes: a cache line, so that no two arrays share one."""
 
 
 class HostStep(NamedTuple):

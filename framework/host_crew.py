@@ -14,8 +14,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
+
+import numpy as np
 
 from framework.errors import UserError
 from framework.host_arrays import StepArrays
@@ -44,6 +47,9 @@ _GRACE = 2.0
 
 PATIENCE = 300.0
 """Seconds after which an environment that does not answer is taken to hang."""
+
+_LOOKS = 4
+"""How often, in that time, a worker is looked at that is silent: one that went on to another stream does not hang."""
 
 
 class WorkerDiedError(Exception):
@@ -101,8 +107,9 @@ class Worker:
     JAX's threads and locks, and multiprocessing's other ways run the main script once more.
     """
 
-    def __init__(self, beginning: Beginning, memory_descriptor: int, patience: float) -> None:
-        self.own, self._patience = beginning.own, patience
+    def __init__(self, beginning: Beginning, memory_descriptor: int, busy: np.ndarray, patience: float) -> None:
+        """Starts the process; ``busy`` tells with which of its streams it is doing something."""
+        self.own, self._busy, self._patience = beginning.own, busy, patience
         ours, theirs = socket.socketpair()
         with theirs:
             descriptors = (theirs.fileno(), memory_descriptor)
@@ -113,7 +120,7 @@ class Worker:
                 env={**os.environ, **_WORKER_VARIABLES},
             )
         # A limit of the socket's own: to poll before each answer would take as long as a fast environment's step.
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _as_timeval(patience))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _as_timeval(patience / _LOOKS))
         self._connection = Connection(ours.detach())
         self._connection.send(beginning)
 
@@ -131,19 +138,28 @@ class Worker:
             raise self._died() from None
 
     def answer(self) -> Any:
-        try:
-            message = self._connection.recv_bytes()
-        except BlockingIOError:
-            how = f"has not answered for {self._patience:g} seconds"
-            raise WorkerDiedError(self.own, how, "the environment hangs, or a step of it takes longer") from None
-        except (EOFError, ConnectionError):
-            raise self._died() from None
+        message = self._next_message()
         if message == DONE:
             return None
         answer = pickle.loads(message)
         if isinstance(answer, Failure):
             raise answer.error()
         return answer
+
+    def _next_message(self) -> bytes:
+        before, unchanged = None, 0
+        while True:
+            try:
+                return self._connection.recv_bytes()
+            except BlockingIOError:
+                now = self._busy.tobytes()
+                unchanged = unchanged + 1 if now == before else 1
+                before = now
+            except (EOFError, ConnectionError):
+                raise self._died() from None
+            if unchanged >= _LOOKS:
+                how = f"has not answered for {self._patience:g} seconds"
+                raise WorkerDiedError(self.own, how, "the environment hangs, or a step of it takes longer")
 
     def close(self) -> None:
         self._connection.close()
@@ -177,7 +193,8 @@ def gather(spec: EnvironmentSpec, streams: int, workers: int, patience: float) -
         crew: list[Worker] = []
         try:
             for start, stop in itertools.pairwise(bounds):
-                crew.append(Worker(Beginning(spec, streams, range(start, stop)), descriptor, patience))
+                beginning = Beginning(spec, streams, range(start, stop))
+                crew.append(Worker(beginning, descriptor, arrays.busy[start:stop], patience))
             _spread(crew)
         except BaseException:
             dismiss(crew)
@@ -187,13 +204,15 @@ def gather(spec: EnvironmentSpec, streams: int, workers: int, patience: float) -
     return list(crew), arrays
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has, where a scheduler or a container says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _spread(workers: Sequence[Worker]) -> None:
     """Gives each worker a core of its own where there are as many: left alone, two of them often wait for one core."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores = sorted(os.sched_getaffinity(0))
-    if len(workers) == len(cores):
-        for worker, core in zip(workers, cores, strict=True):
+    if hasattr(os, "sched_setaffinity") and len(workers) == usable_cores():
+        for worker, core in zip(workers, sorted(os.sched_getaffinity(0)), strict=True):
             os.sched_setaffinity(worker.process.pid, {core})
 
 
@@ -216,7 +235,8 @@ def _shared_memory(size: int) -> int:
 
 def dismiss(crew: Sequence[Member]) -> None:
     """Ends everyone: asks all before it waits for any."""
-    for member in crew:
-        member.close()
-    for member in crew:
-        member.join()
+    with ExitStack() as ending:
+        for member in crew:
+            ending.callback(member.join)
+        for member in crew:
+            ending.callback(member.close)

@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -143,10 +144,10 @@ class Streams:
 
         return self._for_each("saving", self._environments(), save)
 
-    def restore(self, snapshots: Sequence[bytes]) -> list[HostEnvironment]:
-        """Goes back to states, with the environments that they were saved with; these are returned."""
+    def restore(self, snapshots: Sequence[bytes]) -> list[tuple[HostEnvironment, bool]]:
+        """Goes back to states; the environments that they were saved with, and whether their episodes are lost."""
 
-        def restore(index: int) -> HostEnvironment:
+        def restore(index: int) -> tuple[HostEnvironment, bool]:
             environment, dummy_next, state = pickle.loads(snapshots[index])
             if environment.spec != self._spec:
                 raise UserError(
@@ -158,18 +159,20 @@ class Streams:
                 self._put(index, slot := _Slot(environment, environment.open((0,))))
             slot.stream.restore(state)
             # Where the episode is lost, a dummy begins the next one: nothing is learned across the gap.
-            self._dummy_next[index] = dummy_next or resume_of(environment) is Resume.NEW_EPISODE
-            return slot.environment
+            lost = resume_of(environment) is Resume.NEW_EPISODE and not dummy_next
+            self._dummy_next[index] = dummy_next or lost
+            return slot.environment, lost
 
         return self._for_each("restoring", self._environments(), restore)
 
     def close(self) -> None:
-        """Closes every stream."""
-        while self._slots:
-            self._slots.pop().stream.close()
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
+        """Closes every stream, also where the closing of one fails."""
+        with ExitStack() as closing:
+            if self._rows is not None:
+                closing.callback(self._rows.close)
+                self._rows = None
+            while self._slots:
+                closing.callback(self._slots.pop().stream.close)
 
     def _put(self, index: int, slot: _Slot) -> None:
         """Another stream takes the place of one."""

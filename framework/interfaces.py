@@ -233,6 +233,9 @@ class Behaviour(Protocol):
     def __call__(self, output: Array, head: Head, hyperparameters: dict[str, Array]) -> Array:
         """Logits of the actions [..., A], from the head's raw output [..., A, K] or [..., K]."""
 
+    def greedy(self) -> Behaviour:
+        """The same without exploration: how the agent acts when it is evaluated."""
+
 
 @runtime_checkable
 class Optimizer(Protocol):

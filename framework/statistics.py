@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from framework.types import Array, EpisodeStatistics, Mean
 
@@ -42,6 +43,8 @@ def count_step(
     """
     stepped = jnp.ones(last.shape) if dummy is None else 1.0 - dummy
     returns, lengths = statistics.running_return + reward, statistics.running_length + stepped
+    # A dummy may end an episode of which nothing is known: one that was lost when the run was stopped.
+    last = last & (lengths > 0)
     return EpisodeStatistics(
         running_return=jnp.where(last, 0.0, returns),
         running_length=jnp.where(last, 0.0, lengths),
@@ -53,6 +56,14 @@ def count_step(
             name: total + jnp.where(last, (episode_numbers or {})[name], 0.0).sum()
             for name, total in statistics.number_sums.items()
         },
+    )
+
+
+def without_episodes(statistics: EpisodeStatistics, lost: Array | np.ndarray) -> EpisodeStatistics:
+    """The statistics as if some running episodes had not begun [..., E]."""
+    return statistics.replace(
+        running_return=jnp.where(lost, 0.0, statistics.running_return),
+        running_length=jnp.where(lost, 0.0, statistics.running_length),
     )
 
 

@@ -76,6 +76,10 @@ class UpdateRule:
             return output
         return self.behaviour(output, self.head(self.behaviour.head), hyperparameters)
 
+    def greedy(self) -> UpdateRule:
+        """The rule with agents that act without exploration; where they sample from a policy, the rule itself."""
+        return self if self.behaviour is None else dataclasses.replace(self, behaviour=self.behaviour.greedy())
+
     def initial_carry(self) -> RuleCarry:
         """What the rule carries for a newborn agent."""
         normalizer = () if self.normalizer is None else self.normalizer.initial_carry()

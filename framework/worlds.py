@@ -9,7 +9,6 @@ Groups act in turns: whatever waits for its environments is a generator that yie
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
@@ -21,12 +20,14 @@ import numpy as np
 from framework import keys
 from framework.host import HostPool
 from framework.host_arrays import STAND_STILL, HostStep
+from framework.host_crew import usable_cores
 from framework.host_programs import HostPrograms
 from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.population import Population
 from framework.programs import compiled
 from framework.specs import map_parts
+from framework.statistics import without_episodes
 from framework.train import Trainer
 from framework.types import (
     ActorState,
@@ -191,10 +192,15 @@ class HostGroup:
         warm_up = np.where(over, agents.life.age, 0).sum()
         return group.replace(agents=agents, bandit=bandit, extra_steps=group.extra_steps + warm_up)
 
-    def restore(self, snapshots: Sequence[bytes], group: GroupState) -> None:
-        """Goes back to where the environments were when the state was saved."""
+    def restore(self, snapshots: Sequence[bytes], group: GroupState) -> GroupState:
+        """Goes back to where the environments were when the state was saved; the state, less episodes that are lost."""
         self._births = np.array(group.agents.life.births)
-        self.pool.restore(snapshots)
+        lost = self.pool.restore(snapshots).reshape(self.population.count, self._size)
+        if not lost.any():
+            return group
+        agents = group.agents
+        actor = agents.actor.replace(statistics=without_episodes(agents.actor.statistics, lost))
+        return group.replace(agents=agents.replace(actor=actor))
 
 
 class Worlds:
@@ -211,7 +217,7 @@ class Worlds:
         on_host = [population for population in trainer.populations if population.lifecycle.on_host]
         self._on_device = {p.index: _stepping(p) for p in trainer.populations if p not in on_host}
         if workers is None:
-            workers = -(-(os.cpu_count() or 1) // max(1, len(on_host)))
+            workers = max(1, usable_cores() // max(1, len(on_host)))
         root = np.asarray(keys.root_key(trainer.experiment.seed))
         self._groups: dict[int, HostGroup] = {}
         try:
@@ -272,10 +278,21 @@ class Worlds:
         """{file: the states of a group's environments}, to be kept beside the state of the same step."""
         return {_file(index): pickle.dumps(host.pool.snapshot()) for index, host in self._groups.items()}
 
-    def restore(self, read: Callable[[str], bytes], state: TrainState) -> None:
-        """Goes back to `files`, which ``read`` gives by name, and to the state that they were kept beside."""
-        for index, host in self._groups.items():
-            host.restore(pickle.loads(read(_file(index))), state.groups[index])
+    def restore(self, read: Callable[[str], bytes], state: TrainState) -> TrainState:
+        """Goes back to `files`, which ``read`` gives by name.
+
+        Args:
+          read: gives a file's content by its name.
+          state: that the files were kept beside.
+
+        Returns:
+          The state, in which episodes that could not be saved have not begun.
+        """
+        restored = {
+            index: host.restore(pickle.loads(read(_file(index))), state.groups[index])
+            for index, host in self._groups.items()
+        }
+        return _with_groups(state, restored)
 
     def close(self) -> None:
         """Ends all processes."""

@@ -103,6 +103,33 @@ class FaultyStream(CounterStream):
 
 
 @dataclasses.dataclass(frozen=True)
+class Slow(Counter):
+    """Takes a while to be restored."""
+
+    def open(self, seed: Sequence[int]) -> CounterStream:
+        return SlowStream(self, np.random.default_rng(list(seed)))
+
+
+class SlowStream(CounterStream):
+    def restore(self, snapshot: bytes) -> None:
+        time.sleep(0.6)
+        super().restore(snapshot)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unclosable(Counter):
+    """Fails when it is closed."""
+
+    def open(self, seed: Sequence[int]) -> CounterStream:
+        return UnclosableStream(self, np.random.default_rng(list(seed)))
+
+
+class UnclosableStream(CounterStream):
+    def close(self) -> None:
+        raise OSError("it is stuck")
+
+
+@dataclasses.dataclass(frozen=True)
 class Looking(Counter):
     """Shows whether its process holds JAX, and whether it is for others to end it."""
 
@@ -397,6 +424,22 @@ def test_a_worker_that_hangs_is_given_up() -> None:
     ):
         play(pool, 2)
     assert ended(processes)
+
+
+def test_a_worker_that_goes_on_to_other_streams_does_not_hang() -> None:
+    """Four streams of one worker, each restored within the limit, but not all of them."""
+    environments = [Slow(), Slow(), Slow(), Slow()]
+    with HostPool(environments, [(7, index) for index in range(4)], workers=1, patience=1.0) as pool:
+        shown = pool.reset()
+        assert not pool.restore(pool.snapshot()).any()
+        np.testing.assert_array_equal(shown.observation[:, 0], 0)
+
+
+def test_an_error_is_not_hidden_by_streams_that_cannot_be_closed() -> None:
+    environments = [Faulty(), Unclosable(), Counter()]
+    with pytest.raises(UserError, match="ZeroDivisionError: the ball has no radius") as caught:
+        play(pool_of(*environments), 2)
+    assert any("OSError: it is stuck" in note for note in caught.value.__notes__)
 
 
 def test_an_environment_of_the_main_script_is_refused(tmp_path: Path) -> None:

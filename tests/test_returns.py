@@ -192,6 +192,12 @@ def test_batch_normalizes_to_mean_0_and_deviation_1() -> None:
     np.testing.assert_allclose(found.normalized_advantages.std(), 1.0, rtol=1e-4)
 
 
+def test_a_batch_far_from_0_keeps_its_deviation() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(5000.0, 1.0, size=(16, 16)), jnp.float32)
+    found, _ = normalizers.Batch()(estimates_of(x), jnp.ones(x.shape), ())
+    np.testing.assert_allclose(found.normalized_advantages.std(), 1.0, rtol=1e-3)
+
+
 # --- transforms
 
 

@@ -396,6 +396,15 @@ def test_cmpo_moves_probabilities_by_no_more_than_the_limit(sizes: Sizes, seed: 
     np.testing.assert_allclose(
         target_of(static_targets.CMPOPolicy(source="behaviour"), inputs, nothing), prior, rtol=1e-4, atol=1e-5
     )
+    # A normalizer's mean is the same for all actions: it must not push them to the limit together.
+    q = 0.1 * np.random.default_rng(seed).normal(size=(sizes.steps + 1, sizes.batch, sizes.actions))
+    centred = q - (np.exp(jax.nn.log_softmax(inputs.target_outputs["logits"])) * q).sum(-1, keepdims=True)
+    shifted = estimates.replace(normalized_action_advantages=jnp.asarray(centred - 50.0, jnp.float32))
+    np.testing.assert_allclose(
+        target_of(static_targets.CMPOPolicy(), inputs, shifted),
+        jax.nn.log_softmax(jax.nn.log_softmax(inputs.target_outputs["logits"][:-1]) + np.clip(centred[:-1], -1.0, 1.0)),
+        atol=1e-4,
+    )
     later = target_of(static_targets.CMPOPolicy(limit=limit, next_step=True), inputs, estimates)
     np.testing.assert_allclose(later[:-1], found[1:], rtol=1e-6)
     assert later.shape == found.shape

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from running import ROOT, intervals, points_of, result_of, run
 from test_host import Counter, CounterStream, Faulty, Measured
+from test_host_batch import Forgetful
 
 from components.streams.atari import AtariGame
 from components.streams.gymnasium import GymnasiumEnvironment
 from framework.checkpoint import state_sha256
 from framework.config import load
-from framework.evaluate import agent_returns, host_episode_returns
+from framework.environment import Batched
+from framework.evaluate import agent_returns, episode_returns, host_episode_returns
 from framework.experiment import Experiment
 from framework.host import HostPool
 from framework.interfaces import HostEnvironment
@@ -60,6 +62,7 @@ class Counting:
     terminal: int = 10**6
     fault: str | None = None
     measured: bool = False
+    forgetful: bool = False
 
     def tasks(self) -> Sequence[str]:
         return ("counting",)
@@ -69,6 +72,8 @@ class Counting:
             return Faulty(fault=self.fault)
         if self.measured:
             return Measured(terminal=self.terminal, limit=self.limit)
+        if self.forgetful:
+            return Forgetful(terminal=self.terminal, limit=self.limit)
         return Paid(terminal=self.terminal, limit=self.limit)
 
     def level(self, task: str) -> PyTree:
@@ -163,7 +168,7 @@ def test_restored_worlds_continue_as_if_never_left(mixed: Trainer, uninterrupted
         saved, files = jax.tree.map(np.array, state), worlds.files()
     with Worlds(mixed, 0) as worlds:
         state = jax.tree.map(jnp.asarray, saved)
-        worlds.restore(files.__getitem__, state)
+        state = worlds.restore(files.__getitem__, state)
         assert state_sha256(state, worlds.files()) == state_sha256(saved, files)
         state = mixed.steps(state, 7 - step, worlds)
         assert state_sha256(state, worlds.files()) == uninterrupted
@@ -245,6 +250,20 @@ def test_dummies_are_counted_out() -> None:
     numbers = measured(state)
     assert numbers["episode/completed"] == 10
     assert numbers["episode/length"] == numbers["episode/return"] == 3
+
+
+def test_episodes_that_a_resume_loses_are_not_counted() -> None:
+    """Two environments, episodes without end: what was begun before the stop is no episode after it."""
+    trainer = trainer_of("ppo_gymnasium", "Group.suite = @Counting()", "Counting.forgetful = True", *SIZES)
+    with Worlds(trainer, 0) as worlds:
+        state = trainer.steps(trainer.init(worlds), 2, worlds)
+        np.testing.assert_array_equal(state.groups[0].agents.actor.statistics.running_length, [[8, 8]])
+        files = worlds.files()
+    with Worlds(trainer, 0) as worlds:
+        state = trainer.steps(worlds.restore(files.__getitem__, state), 1, worlds)
+    statistics = state.groups[0].agents.actor.statistics
+    np.testing.assert_array_equal(statistics.completed, [0])
+    np.testing.assert_array_equal(statistics.running_length, [[3, 3]])  # One of the four steps was the dummy.
 
 
 def test_what_episodes_are_measured_by_is_logged() -> None:
@@ -361,6 +380,21 @@ def test_evaluation_does_not_touch_the_training_environments() -> None:
     np.testing.assert_array_equal(returns, again)
     assert len(np.unique(returns)) > 3
     assert 8 <= returns.min() <= returns.max() <= 500
+
+
+def test_agents_that_act_by_values_are_evaluated_without_exploration() -> None:
+    """Agents that always explore while they learn."""
+    trainer = trainer_of("dqn_cartpole", "EpsilonGreedy.epsilon = 1.0", "TORSO_SIZES = (4,)", "REPLAY_CAPACITY = 64")
+    lifecycle, group = trainer.lifecycles[0], trainer.init(None).groups[0]
+    life, learner = jax.tree.map(lambda x: x[0], (group.agents.life, group.agents.learner))
+    by, key = lifecycle.learner.acting_params(learner), jax.random.key(1)
+    worlds = Batched(lifecycle.environments.environment, 20)
+    greedy = episode_returns(lifecycle.network.greedy(), worlds, life.task, by, key)
+    np.testing.assert_array_equal(agent_returns(lifecycle, life, learner, key, episodes=20), greedy)
+    exploring = episode_returns(lifecycle.network, worlds, life.task, by, key)
+    assert np.any(exploring != greedy)
+    with_another_key = episode_returns(lifecycle.network.greedy(), worlds, life.task, by, jax.random.key(2))
+    assert np.any(with_another_key != greedy)  # Other first states.
 
 
 # What a snapshot is.

@@ -208,7 +208,8 @@ class CMPOPolicy:
       limit: of the advantages.
       source: whose policy is the prior.
       head: the policy's head.
-      normalized: whether the advantages go through the rule's normalizer.
+      normalized: whether the advantages go through the rule's normalizer. It subtracts the mean of what was returned,
+        which would push all actions of a state to the same limit: they are centred under the prior again.
       next_step: whether it is the one at the next step, which a one-step model predicts of a state and an action.
 
     Source: Hessel et al., 2021, eq. 9; section 4.2 for the model.
@@ -231,8 +232,10 @@ class CMPOPolicy:
         field = "normalized_action_advantages" if self.normalized else "action_advantages"
         advantages, prior = context.estimate(field), _logits(context, self.source, self.head)
         steps = slice(1, None) if self.next_step else slice(context.num_steps)
-        limited = jnp.clip(advantages[steps], -self.limit, self.limit)
-        return jax.nn.log_softmax(jax.nn.log_softmax(prior[steps]) + limited)
+        prior, advantages = jax.nn.log_softmax(prior[steps]), advantages[steps]
+        if self.normalized:
+            advantages -= (jnp.exp(prior) * advantages).sum(-1, keepdims=True)
+        return jax.nn.log_softmax(prior + jnp.clip(advantages, -self.limit, self.limit))
 
 
 def _logits(context: FeatureContext, source: Literal["target", "behaviour"], head: str) -> Array:

@@ -79,7 +79,9 @@ class GymnasiumStream:
             ) from error
 
     def restore(self, snapshot: bytes) -> None:
+        before = self._environment
         self._environment, self._seed, self._seeded = _Unpickler(io.BytesIO(snapshot)).load()
+        before.close()
 
     def close(self) -> None:
         self._environment.close()

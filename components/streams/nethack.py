@@ -85,12 +85,13 @@ class NetHackStream:
         self._task, self._environment = task, environment
         self._generator = np.random.Generator(np.random.PCG64(seeds))
         self._before = self._generator.bit_generator.state
+        # What was done since the game began, and how much it was; only the actions of games with a seed are needed.
         self._actions: list[int] | None = None
-        self._idle, self._time = 0, 0
+        self._steps, self._idle, self._time = 0, 0, 0
 
     def reset(self) -> dict[str, np.ndarray]:
         self._before, self._actions = self._generator.bit_generator.state, []
-        self._idle = 0
+        self._steps = self._idle = 0
         if self._task.seeded:
             core, display = self._generator.integers(2**31, size=2).tolist()
             self._environment.seed(core, display, reseed=False)
@@ -100,13 +101,15 @@ class NetHackStream:
 
     def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool]:
         assert self._actions is not None
-        self._actions.append(action)
+        self._steps += 1
+        if self._task.seeded:
+            self._actions.append(action)
         observation, reward, over, _, _ = self._environment.step(action)
         time = int(observation["blstats"][_TIME])
         self._idle, self._time = (self._idle + 1 if time == self._time else 0), time
         limit = self._task.no_progress_steps
         stuck = limit is not None and self._idle >= limit
-        cut_off = not over and (stuck or len(self._actions) >= self._task.max_steps)
+        cut_off = not over and (stuck or self._steps >= self._task.max_steps)
         return self._copied(observation), float(reward), bool(over), cut_off
 
     def snapshot(self) -> bytes:

@@ -211,6 +211,9 @@ def check_behaviour(behaviour: Behaviour) -> None:
         expect(bool(jnp.isfinite(logits).all()), "some logits are not finite: their entropy would be no number")
         step = behaviour(output[0], head, hyperparameters)
         expect_close(step, logits[0], "a single step is treated otherwise than a trajectory")
+        greedy = jax.nn.softmax(behaviour.greedy()(output, head, hyperparameters))
+        expect_close(greedy.max(-1), jnp.ones(greedy.shape[:-1]), "its greedy form explores")
+        expect(bool((greedy.argmax(-1) == logits.argmax(-1)).all()), "its greedy form prefers another action")
 
 
 def check_number(number: Number) -> None:
