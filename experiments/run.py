@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from absl import flags
 
 from experiments.loading import load_experiment
-from framework import registry
+from framework import hosts, registry
 from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import ConfigError, Loaded, first_difference
 from framework.errors import UserError
@@ -21,7 +22,7 @@ from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder
 from framework.runs.held_out import Measurement
 from framework.runs.loop import advance
-from framework.runs.metrics import MetricsWriter, read_metrics
+from framework.runs.metrics import MetricsWriter, Writer, WrittenElsewhere, read_metrics
 from framework.runs.progress import Progress
 from framework.runs.stopping import StopSignals
 from framework.train import Trainer
@@ -31,43 +32,90 @@ OK, INTERRUPTED = 0, 130
 
 
 def define_flags(options: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=options)
+    flags.DEFINE_string("workdir", None, "Folder of the run; several hosts share it.", flag_values=options)
+    meaning = "HOST:PORT of process 0, where several processes do one run; auto on TPU virtual machines and Slurm."
+    flags.DEFINE_string("coordinator", None, meaning, flag_values=options)
+    flags.DEFINE_integer("processes", None, "How many they are.", lower_bound=1, flag_values=options)
+    flags.DEFINE_integer("process", None, "Which of them this is, from 0.", lower_bound=0, flag_values=options)
 
 
 def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     """Runs the experiment of a config; exit status 0 when it finished, 130 when it was stopped and saved."""
     if options.workdir == "":
         raise flags.IllegalFlagValueError("--workdir names no folder: name one, or leave it out")
+    _join_others(options)
+    with hosts.FailureWatch() as watch:
+        return _run(arguments, options, watch)
+
+
+def _join_others(options: flags.FlagValues) -> None:
+    coordinator, processes, process = options.coordinator, options.processes, options.process
+    alone = coordinator in (None, "auto")
+    if alone != (processes is None) or alone != (process is None):
+        message = "--coordinator=HOST:PORT, --processes=N and --process=I go together (--coordinator=auto stands alone)"
+        raise flags.IllegalFlagValueError(message)
+    if process is not None and process >= processes:
+        raise flags.IllegalFlagValueError(f"--process={process} is none of the {processes}: they are counted from 0")
+    hosts.join(coordinator, processes, process)
+
+
+def _run(arguments: Sequence[str], options: flags.FlagValues, watch: hosts.FailureWatch) -> int:
     loaded = load_experiment(arguments[0], options)
     experiment = loaded.experiment
     _refuse_missing_packages(loaded.name, experiment)
     default = Path("runs") / loaded.name / f"{loaded.config_hash}-s{experiment.seed}"
     folder = RunFolder(Path(options.workdir) if options.workdir else default)
-    with folder.claimed():
-        _refuse_other_experiment(folder, loaded)
-        _refuse_fewer_steps(folder, experiment)
-        if _is_finished(folder, experiment):
-            print(f"{folder.path} is finished: {_summary(folder.result() or {})}")
+    with folder.claimed() if hosts.is_writer() else contextlib.nullcontext():
+        if hosts.by_writer(lambda: _is_over(folder, loaded, command_words(arguments, options))):
             return OK
-        folder.start(
-            config=loaded.config_text,
-            operative_config=loaded.operative_text,
-            config_hash=loaded.config_hash,
-            seed=experiment.seed,
-            arguments=command_words(arguments, options),
-        )
         run = (folder, loaded.name, loaded.config_hash, Trainer(experiment))
+
+        def failed(error: str) -> None:
+            if hosts.is_writer():
+                folder.write_result(outcome(*run, status="failed", error=error))
+                if saved := Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps():
+                    print(f"{folder.path} holds the state of step {max(saved):,}; the same command goes on from there")
+
+        watch.before_leaving = failed
         try:
+            _refuse_unshared_folder(folder)
             result = train(*run)
         except Exception as error:
             with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
-                folder.write_result(outcome(*run, status="failed", error=str(error) or type(error).__name__))
-                if saved := Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps():
-                    print(f"{folder.path} holds the state of step {max(saved):,}; the same command goes on from there")
+                failed(str(error) or type(error).__name__)
             raise
-        folder.write_result(result)
-        print(_ending(folder, result))
+        if hosts.is_writer():
+            folder.write_result(result)
+            print(_ending(folder, result))
         return OK if result["status"] == "finished" else INTERRUPTED
+
+
+def _is_over(folder: RunFolder, loaded: Loaded, words: Sequence[str]) -> bool:
+    """Whether a folder holds the finished run; if not, its start is recorded there."""
+    experiment = loaded.experiment
+    _refuse_other_experiment(folder, loaded)
+    _refuse_fewer_steps(folder, experiment)
+    if _is_finished(folder, experiment):
+        print(f"{folder.path} is finished: {_summary(folder.result() or {})}")
+        return True
+    folder.start(
+        config=loaded.config_text,
+        operative_config=loaded.operative_text,
+        config_hash=loaded.config_hash,
+        seed=experiment.seed,
+        arguments=words,
+    )
+    return False
+
+
+def _refuse_unshared_folder(folder: RunFolder) -> None:
+    """Before hours of learning and not at the first checkpoint."""
+    seen = hosts.exchanged(folder.command())
+    if strangers := [str(process) for process, command in enumerate(seen) if command != seen[0]]:
+        raise UserError(
+            f"{folder.path} is not the same folder for process {', '.join(strangers)} as for process 0: name one that "
+            "all hosts share with --workdir"
+        )
 
 
 def command_words(arguments: Sequence[str], options: flags.FlagValues) -> list[str]:
@@ -148,7 +196,8 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         worlds = closing.enter_context(Worlds(trainer)) if trainer.on_host else None
         restored = checkpoints.restore(trainer.state_shapes())
         if restored is not None:
-            print(f"continuing {folder.path} from step {restored[0]:,}")
+            if hosts.is_writer():
+                print(f"continuing {folder.path} from step {restored[0]:,}")
             if worlds is not None:
                 restored = restored[0], worlds.restore(functools.partial(checkpoints.file, restored[0]), restored[1])
         resume_step, state = restored if restored is not None else (None, trainer.init(worlds))
@@ -156,8 +205,8 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
             worlds.files()  # What cannot be saved is refused before anything is learned.
         with (
             StopSignals() as signals,
-            MetricsWriter(folder.path, resume_step=resume_step) as writer,
-            Progress(experiment.steps, description=name, initial=resume_step or 0) as progress,
+            _writer(folder, resume_step) as writer,
+            Progress(experiment.steps, description=name, initial=resume_step or 0, stream=_shown(closing)) as progress,
         ):
             reached = advance(
                 trainer,
@@ -175,7 +224,8 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         files = worlds.files() if worlds else None
     result = outcome(folder, name, config_hash, trainer, status="finished" if finished else "interrupted")
     unit = "update" if experiment.discovery is None else "meta-step"
-    draw_learning_curve(folder.learning_curve, result["returns"], title=name, unit=unit)
+    if hosts.is_writer():
+        draw_learning_curve(folder.learning_curve, result["returns"], title=name, unit=unit)
     return result | {
         "steps": reached.step,
         "env_steps": trainer.env_steps(reached.step, reached.state),
@@ -185,6 +235,17 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         "state_sha256": state_sha256(reached.state, files),
         "meta_params_sha256": state_sha256(reached.state.meta_params),
     }
+
+
+def _writer(folder: RunFolder, resume_step: int | None) -> contextlib.AbstractContextManager[Writer]:
+    if hosts.is_writer():
+        return MetricsWriter(folder.path, resume_step=resume_step)
+    return contextlib.nullcontext(WrittenElsewhere())
+
+
+def _shown(closing: contextlib.ExitStack) -> TextIO | None:
+    """Where progress is shown: the writer's standard output."""
+    return None if hosts.is_writer() else closing.enter_context(open(os.devnull, "w"))
 
 
 def outcome(

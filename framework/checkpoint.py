@@ -2,7 +2,8 @@
 
 ``<folder>/<step>/state`` holds the arrays as orbax writes them, ``<folder>/<step>/manifest.json`` the sha256 of every
 file and the shape and dtype of every leaf. Both are built under a hidden name and appear by one rename, so that a
-kill at any instant leaves a complete checkpoint or none. One process saves; several would need a barrier.
+kill at any instant leaves a complete checkpoint or none. Of several hosts, each writes and reads what its devices hold,
+in a folder that all of them share.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from framework import hosts
 from framework.runs.storage import RunFolderError, disk_errors, sync_folder, write_atomically
 from framework.types import PyTree
 
@@ -59,6 +61,8 @@ class Checkpoints:
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep is {self.keep}: at least one checkpoint has to stay")
+        if not hosts.is_writer():
+            return
         with disk_errors(f"clear {self.folder}"):
             for stray in [*self.folder.glob(".saving-*"), *self.folder.glob(".removed-*")]:
                 shutil.rmtree(stray)
@@ -68,7 +72,7 @@ class Checkpoints:
         return [step for step in _steps(self.folder) if (self.folder / str(step) / MANIFEST).is_file()]
 
     def save(self, step: int, state: PyTree, files: Mapping[str, bytes] | None = None) -> None:
-        """Saves the state and returns when it is safe on disk.
+        """Saves the state and returns when it is safe on disk; all processes call it, each with its own files.
 
         Checkpoints of later steps belong to a continuation that was given up (theirs were damaged) and are removed.
 
@@ -81,27 +85,33 @@ class Checkpoints:
         leaves = named_leaves(state)
         with disk_errors(f"save {final}"):
             try:
-                shutil.rmtree(saving, ignore_errors=True)
-                saving.mkdir(parents=True)
+                hosts.by_writer(lambda: _make_anew(saving))
                 _write_arrays(saving / "state", leaves)
                 for name, content in (files or {}).items():
                     write_atomically(saving / name, content)
-                _write_manifest(saving, step, leaves)
-                if final.exists():
-                    self._remove(step)
-                saving.rename(final)
-                sync_folder(self.folder)
+                hosts.wait_for_all()
+                hosts.by_writer(lambda: self._complete(saving, step, leaves))
             except BaseException:
                 shutil.rmtree(saving, ignore_errors=True)
                 raise
-            steps = _steps(self.folder)
-            kept = [other for other in steps if other <= step][-self.keep :]
-            for other in set(steps) - set(kept):
-                self._remove(other)
+
+    def _complete(self, saving: Path, step: int, leaves: Mapping[str, Any]) -> None:
+        """Makes what has been written the checkpoint of a step, and removes those that are not kept."""
+        final = self.folder / str(step)
+        _write_manifest(saving, step, leaves)
+        if final.exists():
+            self._remove(step)
+        saving.rename(final)
+        sync_folder(self.folder)
+        steps = _steps(self.folder)
+        kept = [other for other in steps if other <= step][-self.keep :]
+        for other in set(steps) - set(kept):
+            self._remove(other)
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
-        """The newest sound checkpoint's step and state, as `restore_newest`."""
-        return restore_newest(self.folder, like, warn=self.warn)
+        """The newest sound checkpoint's step and state, as `restore_newest`; all processes call it."""
+        step = hosts.by_writer(lambda: _newest_sound(self.folder, self.warn))
+        return None if step is None else (step, _read_state(self.folder, step, like, ""))
 
     def file(self, step: int, name: str) -> bytes:
         """The content of a file that was saved beside a state, which `restore` has verified.
@@ -134,16 +144,22 @@ def restore_newest(
     Raises:
       RunFolderError: if all checkpoints are damaged, or the state does not fit ``like``.
     """
+    step = _newest_sound(folder, warn)
+    return None if step is None else (step, _read_state(folder, step, like, within))
+
+
+def _newest_sound(folder: Path, warn: Warn) -> int | None:
+    """The step of the newest sound checkpoint; ``None`` where there never was any."""
     damages: dict[int, str] = {}
     for step in reversed(_steps(folder)):
         try:
-            leaves = _verified_leaves(folder / str(step), step)
+            _verify(folder / str(step), step)
         except _Damaged as damage:
             damages[step] = str(damage)
             continue
         for other, reason in damages.items():
             warn(f"{folder.name}/{other} is damaged ({reason}); using {folder.name}/{step}")
-        return step, _read_state(folder / str(step), leaves, like, within)
+        return step
     if not damages:
         return None
     reasons = "; ".join(f"{step}: {reason}" for step, reason in damages.items())
@@ -162,15 +178,17 @@ def named_leaves(tree: PyTree, *, within: str = "") -> dict[str, Any]:
 def state_sha256(state: PyTree, files: Mapping[str, bytes] | None = None) -> str:
     """The sha256 over path, dtype, shape and bytes of every leaf, jax or numpy, in the order of their paths.
 
-    Files that belong to the state follow, in the order of their names.
+    The sha256 of files that belong to the state follow, in the order of their names. All processes call it, each with
+    its own files, and all are told the same.
     """
     digest = hashlib.sha256()
-    for name, array in sorted(_on_host(named_leaves(state)).items()):
+    for name, leaf in sorted(_checked(named_leaves(state)).items()):
+        array = hosts.whole(leaf)
         digest.update(f"{name} {_describe(array)}\n".encode())
         digest.update(array.tobytes())
-    for name, content in sorted((files or {}).items()):
-        digest.update(f"{name} {len(content)}\n".encode())
-        digest.update(content)
+    own = {name: hashlib.sha256(content).hexdigest() for name, content in (files or {}).items()}
+    for name, sha256 in sorted(item for of_process in hosts.exchanged(own) for item in of_process.items()):
+        digest.update(f"{name} {sha256}\n".encode())
     return digest.hexdigest()
 
 
@@ -178,13 +196,19 @@ def _describe(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
-def _on_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _checked(leaves: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The leaves, all of which are arrays."""
     for name, leaf in leaves.items():
         is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic)
         if not is_array or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             kind = getattr(leaf, "dtype", type(leaf).__name__)
             raise TypeError(f"{name} is {kind}: a state holds arrays only, keys as their key data")
-    return {name: np.asarray(array) for name, array in jax.device_get(dict(leaves)).items()}
+    return leaves
+
+
+def _make_anew(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _steps(folder: Path) -> list[int]:
@@ -214,19 +238,9 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verified_leaves(folder: Path, step: int) -> dict[str, str]:
-    """{path: dtype and shape} of a checkpoint whose every file is as it was written."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        if manifest.pop("sha256") != _content_sha256(manifest):
-            raise _Damaged(f"sha256 of {MANIFEST} differs")
-        files, leaves = dict(manifest["files"]), dict(manifest["leaves"])
-        if manifest["step"] != step:
-            raise _Damaged(f"{MANIFEST} is of step {manifest['step']}")
-    except FileNotFoundError:
-        raise _Damaged(f"{MANIFEST} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise _Damaged(f"{MANIFEST} cannot be read") from None
+def _verify(folder: Path, step: int) -> None:
+    """Makes sure that every file of a checkpoint is as it was written."""
+    files, _ = _manifest(folder, step)
     for name, sha256 in files.items():
         try:
             if _file_sha256(folder / name) != sha256:
@@ -235,10 +249,32 @@ def _verified_leaves(folder: Path, step: int) -> dict[str, str]:
             raise _Damaged(f"{name} is missing") from None
         except OSError as error:
             raise _Damaged(f"{name} cannot be read: {error.strerror}") from None
-    return leaves
 
 
-def _read_state(folder: Path, saved: Mapping[str, str], like: PyTree, within: str) -> PyTree:
+def _manifest(folder: Path, step: int) -> tuple[dict[str, str], dict[str, str]]:
+    """{name: sha256} of the files of a checkpoint, {path: dtype and shape} of its leaves."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        if manifest.pop("sha256") != _content_sha256(manifest):
+            raise _Damaged(f"sha256 of {MANIFEST} differs")
+        if manifest["step"] != step:
+            raise _Damaged(f"{MANIFEST} is of step {manifest['step']}")
+        return dict(manifest["files"]), dict(manifest["leaves"])
+    except FileNotFoundError:
+        raise _Damaged(f"{MANIFEST} is missing") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise _Damaged(f"{MANIFEST} cannot be read") from None
+
+
+def _read_state(checkpoints: Path, step: int, like: PyTree, within: str) -> PyTree:
+    folder = checkpoints / str(step)
+    try:
+        _, saved = _manifest(folder, step)
+    except _Damaged as damage:
+        raise RunFolderError(
+            f"{folder} was sound a moment ago, and now {damage}: all hosts must see the same folder, choose one that "
+            "they share with --workdir"
+        ) from None
     root = f"state{within}"
     part = {name: kind for name, kind in saved.items() if re.match(rf"{re.escape(root)}([.\[]|$)", name)}
     expected = named_leaves(like, within=within)
@@ -259,9 +295,17 @@ def _check_fit(folder: Path, saved: Mapping[str, str], expected: Mapping[str, st
         )
 
 
-def _placed(array: np.ndarray, like: Any) -> Any:
-    if isinstance(like, np.ndarray | np.generic):
+def _spans_hosts(like: Any) -> bool:
+    """Whether an array is, or shall be, on devices of several hosts."""
+    sharding = getattr(like, "sharding", None)
+    return sharding is not None and not sharding.is_fully_addressable
+
+
+def _placed(array: np.ndarray | jax.Array, like: Any) -> Any:
+    if isinstance(like, np.ndarray | np.generic) or isinstance(array, jax.Array):
         return array
+    if _spans_hosts(like):
+        return jax.make_array_from_callback(array.shape, like.sharding, lambda index: array[index])
     # An array that was free to move must stay so: committed to one device, it could not meet a sharded one under jit.
     committed = getattr(like, "committed", True)
     return jax.device_put(array, like.sharding if committed else None)
@@ -271,12 +315,14 @@ def _write_arrays(folder: Path, leaves: Mapping[str, Any]) -> None:
     from framework.orbax_arrays import write_arrays
 
     # orbax refuses empty arrays; their shape and dtype in the manifest say all there is to know.
-    arrays = {name: array for name, array in _on_host(leaves).items() if array.size}
+    arrays = {name: leaf for name, leaf in _checked(leaves).items() if leaf.size}
+    if hosts.count() == 1:
+        arrays = {name: np.asarray(array) for name, array in jax.device_get(arrays).items()}
     if arrays:
         write_arrays(folder, arrays)
 
 
-def _read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray | jax.Array]:
     from framework.orbax_arrays import read_arrays
 
     empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items() if not math.prod(leaf.shape)}
@@ -285,4 +331,5 @@ def _read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndar
 
 
 def _kind(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    sharding = leaf.sharding if _spans_hosts(leaf) else None
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

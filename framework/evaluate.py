@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from framework import keys
+from framework import hosts, keys
 from framework.agent import Network
 from framework.environment import Batched
 from framework.host import HostPool
@@ -32,19 +32,24 @@ STREAMS_OF_A_WORKER = 8
 def final_returns(trainer: Trainer, state: TrainState) -> dict[str, list[float]] | None:
     """{task: mean return of each agent that ended on it}, group after group; ``None`` if no episodes were asked for.
 
-    The episodes are complete ones, in environments of their own.
+    The episodes are complete ones, in environments of their own. All processes call it, each for its own agents.
     """
     episodes = trainer.experiment.evaluation.episodes
     if episodes == 0:
         return None
-    key = keys.role_key(state.root_key, keys.Role.EVALUATION)
-    found: dict[str, list[float]] = {task: [] for task in trainer.tasks}
+    key = keys.role_key(jnp.asarray(hosts.whole(state.root_key)), keys.Role.EVALUATION)
+    own: list[tuple[int, int, str, float]] = []
     for population, group in zip(trainer.populations, state.groups, strict=True):
-        for place in range(population.count):
-            life, learner = jax.tree.map(lambda x, i=place: x[i], (group.agents.life, group.agents.learner))
+        agents = hosts.own_rows((group.agents.life, group.agents.learner))
+        for row, place in enumerate(population.agents.own.tolist()):
+            life, learner = jax.tree.map(lambda x, i=row: jnp.asarray(x[i]), agents)
             agent_key = jax.random.fold_in(jax.random.fold_in(key, population.index), place)
             returns = agent_returns(population.lifecycle, life, learner, agent_key, episodes=episodes)
-            found[population.lifecycle.tasks[int(life.task_index)]].append(float(returns.mean()))
+            task = population.lifecycle.tasks[int(life.task_index)]
+            own.append((population.index, place, task, float(returns.mean())))
+    found: dict[str, list[float]] = {task: [] for task in trainer.tasks}
+    for _, _, task, mean in sorted(agent for of_process in hosts.exchanged(own) for agent in of_process):
+        found[task].append(mean)
     return found
 
 

@@ -203,7 +203,7 @@ class HostPrograms:
     @functools.partial(jax.jit, static_argnums=0)
     def over(self, agents: AgentState, lost: Array) -> Array:
         """Whose life is over, be it lost or lived to its end [P]."""
-        return self.population.over(agents, lost)
+        return self.population.agents.gathered(self.population.over(agents, lost))
 
     @functools.partial(jax.jit, static_argnums=0)
     def recycled(

@@ -34,14 +34,18 @@ class _PatientHandler(ocp.type_handlers.NumpyHandler):
             self.errors.append(error)
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
     """Writes arrays, none of them empty, to a new folder; returns when they are on disk.
+
+    Of several hosts, all call it with arrays that are spread over all: numpy arrays would be those of one host.
 
     Raises:
       OSError: when the disk refuses.
     """
     handler = _PatientHandler()
-    registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, handler))
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, handler), (jax.Array, ocp.type_handlers.ArrayHandler())
+    )
     with _quiet(), _disk_refusals():
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True, type_handler_registry=registry)) as writer:
             writer.save(folder.absolute(), args=ocp.args.PyTreeSave(dict(arrays)))
@@ -49,16 +53,25 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
             raise handler.errors[0]
 
 
-def read_arrays(folder: Path, kinds: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Reads the named arrays, whose shapes and dtypes the caller knows (orbax would cast to others without a word)."""
+def read_arrays(folder: Path, kinds: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray | jax.Array]:
+    """Reads the named arrays, whose shapes and dtypes the caller knows (orbax would cast to others without a word).
+
+    Where a sharding is given, a process reads what its devices hold; else all, as numpy arrays.
+    """
     restore = ocp.args.PyTreeRestore(
         item=dict(kinds),
-        restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in kinds},
+        restore_args={name: _way_to_read(kind) for name, kind in kinds.items()},
         partial_restore=True,
     )
     with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True)) as reader:
-        arrays: dict[str, np.ndarray] = reader.restore(folder.absolute(), args=restore)
+        arrays: dict[str, np.ndarray | jax.Array] = reader.restore(folder.absolute(), args=restore)
     return arrays
+
+
+def _way_to_read(kind: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+    if kind.sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=kind.sharding, global_shape=kind.shape)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,16 @@ What is summed over agents is summed in their order, whatever device they are on
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from framework import hosts
 from framework.errors import UserError
 from framework.types import PyTree
 
@@ -58,6 +61,27 @@ class Agents:
         result = jax.lax.map(lambda agents: compute(shared, *agents), chunked)
         return jax.tree.map(lambda x: x.reshape(local, *x.shape[2:]), result)
 
+    @functools.cached_property
+    def own(self) -> np.ndarray:
+        """Places of the agents on this process's devices, ascending: all of them, unless there are more hosts."""
+        if self.mesh is None:
+            return np.arange(self.count)
+        rows = NamedSharding(self.mesh, PartitionSpec(AXIS)).addressable_devices_indices_map((self.count,)).values()
+        return np.unique([np.arange(self.count)[row] for row in rows])
+
+    def spread(self, own: PyTree) -> PyTree:
+        """Arrays of all agents [P, ...] on the devices, from the rows of this process's own."""
+        return jax.device_put(own) if len(self.own) == self.count else self.given(own)
+
+    def given(self, own: PyTree) -> PyTree:
+        """What `spread` returns, as a program takes it: numpy arrays where all agents are this process's own."""
+        if self.mesh is None or len(self.own) == self.count:
+            return own
+        spread = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(spread, x, (self.count, *x.shape[1:])), own
+        )
+
     def gathered(self, tree: PyTree) -> PyTree:
         """The agents' leaves [P, ...], all of them on every device: sums over P then have one order."""
         if self.mesh is None:
@@ -83,21 +107,54 @@ def placed(mesh: Mesh | None) -> tuple[NamedSharding, NamedSharding] | None:
     return NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
 
 
-def mesh_size(counts: Sequence[int], devices: int) -> int:
-    """How many of some devices agents are spread over: as many as divide every group's number of agents."""
-    return max(n for n in range(1, devices + 1) if all(count % n == 0 for count in counts))
+def mesh_size(counts: Sequence[int], devices: int, processes: int = 1) -> int:
+    """How many devices agents are spread over: as many of each process as divide every group's number of agents.
+
+    Args:
+      counts: the groups' numbers of agents.
+      devices: of each process.
+      processes: number of hosts.
+
+    Raises:
+      UserError: agents cannot be spread evenly over so many hosts.
+    """
+    sizes = [processes * n for n in range(1, devices + 1) if all(count % (processes * n) == 0 for count in counts)]
+    if not sizes:
+        uneven = next(count for count in counts if count % processes)
+        raise UserError(
+            f"{uneven} agents cannot be spread evenly over {processes} hosts: give every group a multiple of "
+            f"{processes} agents, or start fewer processes"
+        )
+    return max(sizes)
 
 
-def mesh_for(counts: list[int]) -> Mesh | None:
-    """A mesh of as many devices as divide every group's number of agents; ``None`` where that is one.
+def mesh_for(counts: Sequence[int], *, repeated: bool = False) -> Mesh | None:
+    """A mesh of as many devices of each host as divide every group's number of agents; ``None`` where that is one.
 
     The other devices stay idle: ten agents in one group and sixteen in another are spread over two of eight.
+
+    Args:
+      counts: the groups' numbers of agents.
+      repeated: whether each host computes all agents where they cannot be spread evenly over the hosts.
+
+    Raises:
+      UserError: agents cannot be spread evenly over the hosts.
     """
-    devices = jax.devices()
-    size = mesh_size(counts, len(devices))
+    of_hosts = _devices_of_hosts()
+    if repeated and any(count % len(of_hosts) for count in counts):
+        of_hosts = [jax.local_devices()]
+    size = mesh_size(counts, min(map(len, of_hosts)), len(of_hosts))
     if size == 1:
         return None
-    return jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices[:size])
+    devices = [device for of_host in of_hosts for device in of_host[: size // len(of_hosts)]]
+    return jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def _devices_of_hosts() -> list[list[jax.Device]]:
+    by_host: list[list[jax.Device]] = [[] for _ in range(hosts.count())]
+    for device in jax.devices():
+        by_host[device.process_index].append(device)
+    return by_host
 
 
 def mean_over_agents(tree: PyTree, weight: jax.Array) -> PyTree:

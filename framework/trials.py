@@ -74,7 +74,7 @@ class Trials:
     @functools.cached_property
     def population(self) -> Population:
         group = dataclasses.replace(self.group, lifetime=None, bandit=None)
-        agents = Agents(group.agents, group.chunk, mesh_for([group.agents]))
+        agents = Agents(group.agents, group.chunk, mesh_for([group.agents], repeated=True))
         return Population(Lifecycle(self.rule, group), 0, agents)
 
     @property
@@ -143,4 +143,4 @@ class Trials:
 
             return jax.lax.scan(update, agent, jnp.arange(self.updates))[1]
 
-        return population.agents.map(live, meta_params, agents, population.roots(root))
+        return population.agents.gathered(population.agents.map(live, meta_params, agents, population.roots(root)))

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from framework import keys
+from framework import hosts, keys
 from framework.host import HostPool
 from framework.host_arrays import STAND_STILL, HostStep
 from framework.host_crew import usable_cores
@@ -59,10 +60,11 @@ class HostGroup:
 
     def __init__(self, population: Population, root: np.ndarray, workers: int) -> None:
         self.population, self._programs = population, HostPrograms.of(population)
+        self._agents, self._own = population.agents, population.agents.own
         self._root = [int(word) for word in root]
         self._births = np.zeros(population.count, int)
         self._size = population.lifecycle.group.num_environments
-        places = [(p, e) for p in range(population.count) for e in range(self._size)]
+        places = [(p, e) for p in self._own.tolist() for e in range(self._size)]
         self.pool = HostPool([self._environment(p) for p, _ in places], [self._seed(p, e) for p, e in places], workers)
 
     def _environment(self, place: int) -> HostEnvironment:
@@ -76,12 +78,12 @@ class HostGroup:
 
     def first_shown(self) -> TimeStep:
         """What all environments show first [P, E, ...]."""
-        shown = jax.device_put(self._of_agents(self.pool.reset()))
+        shown = self._agents.spread(self._of_agents(self.pool.reset()))
         return TimeStep(observation=shown.observation, reward=shown.reward, discount=shown.discount, last=shown.last)
 
     def _of_agents(self, step: HostStep) -> HostStep:
-        """Rows of streams [S, ...] as those of agents [P, E, ...]."""
-        of_agents = jax.tree.map(lambda x: x.reshape(self.population.count, self._size, *x.shape[1:]), step)
+        """Rows of streams [S, ...] as those of this process's agents [own, E, ...]."""
+        of_agents = jax.tree.map(lambda x: x.reshape(len(self._own), self._size, *x.shape[1:]), step)
         return cast(HostStep, of_agents)
 
     def unroll(
@@ -94,15 +96,17 @@ class HostGroup:
         """
         actor, carry = agents.actor, agents.actor.carry
         by = self.population.lifecycle.learner.acting_params(agents.learner)
-        shown = jax.tree.map(np.asarray, actor.time_step)
+        shown = hosts.own_rows(actor.time_step)
+        here = None if places is None else places[self._own]
         observation, last = shown.observation, shown.last
         observations: list[Observation] = [observation]
         rows: list[tuple[np.ndarray, ...]] = []
         for index in range(steps):
-            drawn, logits, carry = self._programs.act(by, carry, observation, last, unroll_keys, np.int32(index))
-            action = np.asarray(drawn)
-            self.pool.send(_only(places, action).reshape(-1))
-            of_policy = np.asarray(logits)  # Fetched while the environments are stepped.
+            given = self._agents.given((observation, last))
+            drawn, logits, carry = self._programs.act(by, carry, *given, unroll_keys, np.int32(index))
+            action = hosts.own_rows(drawn)
+            self.pool.send(_only(here, action).reshape(-1))
+            of_policy = hosts.own_rows(logits)  # Fetched while the environments are stepped.
             yield
             observation, reward, discount, last, dummy, numbers = self._of_agents(self.pool.receive())
             observations.append(observation)
@@ -110,7 +114,7 @@ class HostGroup:
         columns = [
             jax.tree.map(lambda *x: np.stack(x, axis=1), *column) for column in (observations, *zip(*rows, strict=True))
         ]
-        seen, chosen, rewards, discounts, ends, behaviour, dummies, of_episodes = jax.device_put(tuple(columns))
+        seen, chosen, rewards, discounts, ends, behaviour, dummies, of_episodes = self._agents.spread(tuple(columns))
         fresh = Trajectory(
             observation=seen,
             action=chosen,
@@ -179,28 +183,41 @@ class HostGroup:
         over = np.asarray(self._programs.over(group.agents, lost))
         if not over.any():
             return group
-        shown = jax.tree.map(np.array, group.agents.actor.time_step)
-        for place in np.flatnonzero(over).tolist():
-            self._births[place] += 1
+        self._births[over] += 1
+        shown = jax.tree.map(np.array, hosts.own_rows(group.agents.actor.time_step))
+        for row in np.flatnonzero(over[self._own]).tolist():
+            place = int(self._own[row])
             for environment in range(self._size):
-                stream, seed = place * self._size + environment, self._seed(place, environment)
+                stream, seed = row * self._size + environment, self._seed(place, environment)
                 first = self.pool.replace(stream, self._environment(place), seed)
-                map_parts(lambda x, new, at=(place, environment): x.__setitem__(at, new), shown.observation, first)
-            shown.reward[place], shown.discount[place], shown.last[place] = 0.0, 1.0, False
-        agents, bandit = self._programs.recycled(group, root, counter, over, lost, shown)
+                map_parts(lambda x, new, at=(row, environment): x.__setitem__(at, new), shown.observation, first)
+            shown.reward[row], shown.discount[row], shown.last[row] = 0.0, 1.0, False
+        agents, bandit = self._programs.recycled(group, root, counter, over, lost, self._agents.given(shown))
         agents = yield from self.warmed_up(agents, root, counter, over)
-        warm_up = np.where(over, agents.life.age, 0).sum()
+        warm_up = jnp.where(over, agents.life.age, 0).sum()
         return group.replace(agents=agents, bandit=bandit, extra_steps=group.extra_steps + warm_up)
 
-    def restore(self, snapshots: Sequence[bytes], group: GroupState) -> GroupState:
+    def files(self) -> dict[str, bytes]:
+        """{file: the states of an agent's environments}, of this process's agents."""
+        snapshots, size = self.pool.snapshot(), self._size
+        return {
+            self._file(place): pickle.dumps(snapshots[row * size : (row + 1) * size])
+            for row, place in enumerate(self._own.tolist())
+        }
+
+    def restore(self, read: Callable[[str], bytes], group: GroupState) -> GroupState:
         """Goes back to where the environments were when the state was saved; the state, less episodes that are lost."""
-        self._births = np.array(group.agents.life.births)
-        lost = self.pool.restore(snapshots).reshape(self.population.count, self._size)
-        if not lost.any():
+        self._births = hosts.whole(group.agents.life.births).copy()
+        snapshots = [state for place in self._own.tolist() for state in pickle.loads(read(self._file(place)))]
+        lost = self.pool.restore(snapshots).reshape(self._own.size, self._size)
+        if not any(hosts.exchanged(bool(lost.any()))):
             return group
         agents = group.agents
-        actor = agents.actor.replace(statistics=without_episodes(agents.actor.statistics, lost))
-        return group.replace(agents=agents.replace(actor=actor))
+        statistics = without_episodes(agents.actor.statistics, self._agents.given(lost))
+        return group.replace(agents=agents.replace(actor=agents.actor.replace(statistics=statistics)))
+
+    def _file(self, place: int) -> str:
+        return f"environments_{self.population.index}_{place}.pickle"
 
 
 class Worlds:
@@ -275,8 +292,11 @@ class Worlds:
         return _with_groups(state, _in_turns(recycling))
 
     def files(self) -> dict[str, bytes]:
-        """{file: the states of a group's environments}, to be kept beside the state of the same step."""
-        return {_file(index): pickle.dumps(host.pool.snapshot()) for index, host in self._groups.items()}
+        """{file: the states of an agent's environments}, to be kept beside the state of the same step.
+
+        Of the agents on this process's devices: those of others are theirs to save.
+        """
+        return {name: content for host in self._groups.values() for name, content in host.files().items()}
 
     def restore(self, read: Callable[[str], bytes], state: TrainState) -> TrainState:
         """Goes back to `files`, which ``read`` gives by name.
@@ -288,10 +308,7 @@ class Worlds:
         Returns:
           The state, in which episodes that could not be saved have not begun.
         """
-        restored = {
-            index: host.restore(pickle.loads(read(_file(index))), state.groups[index])
-            for index, host in self._groups.items()
-        }
+        restored = {index: host.restore(read, state.groups[index]) for index, host in self._groups.items()}
         return _with_groups(state, restored)
 
     def close(self) -> None:
@@ -306,10 +323,6 @@ class Worlds:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _file(group: int) -> str:
-    return f"environments_{group}.pickle"
 
 
 def _only(places: np.ndarray | None, action: np.ndarray) -> np.ndarray:

@@ -151,6 +151,7 @@ def _describe_start(arguments: Sequence[str]) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "source": _source(Path(__file__).resolve().parents[2]),
         "host": socket.gethostname(),
+        "processes": jax.process_count(),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
     }
 

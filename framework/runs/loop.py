@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import jax
 
+from framework import hosts
 from framework.checkpoint import Checkpoints
 from framework.errors import UserError
 from framework.experiment import Logging
 from framework.runs.held_out import Measurement
-from framework.runs.metrics import MetricsWriter
+from framework.runs.metrics import Writer
 from framework.runs.progress import Progress
 from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import TrainState
@@ -38,13 +39,14 @@ def advance(
     worlds: Worlds | None,
     held_out: Measurement | None,
     checkpoints: Checkpoints,
-    writer: MetricsWriter,
+    writer: Writer,
     progress: Progress,
     stop: Callable[[], bool],
 ) -> Reached:
     """Trains until the experiment's last step or until told to stop; the state reached is saved.
 
-    In how many pieces the device does the steps changes no number: keys are folded from the step.
+    In how many pieces the device does the steps changes no number: keys are folded from the step. Of several hosts, all
+    do the same pieces, and all stop where one is told to.
 
     Args:
       trainer: does the steps.
@@ -68,8 +70,11 @@ def advance(
             _refuse_divergence(measured(state), step, trainer)
         checkpoints.save(step, state, worlds.files() if worlds else None)
 
-    while step < last and not stop():
-        count = min(piece, next_stop(step, settings, last) - step)
+    while step < last:
+        stops, pieces = zip(*hosts.exchanged((stop(), piece)), strict=True)
+        if any(stops):
+            break
+        count = min(*pieces, next_stop(step, settings, last) - step)
         started = time.monotonic()
         state = trainer.steps(state, count, worlds)
         jax.block_until_ready(state.step)

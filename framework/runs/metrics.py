@@ -8,12 +8,30 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from framework.runs.storage import disk_errors, strict_json, write_atomically
 
 FILE = "metrics.jsonl"
 _FIXED = ("step", "env_steps", "wall_seconds")
+
+
+class Writer(Protocol):
+    """Takes the points of a run."""
+
+    wall_seconds_before: float
+
+    def write(self, step: int, env_steps: int, wall_seconds: float, metrics: Mapping[str, float]) -> None:
+        """Appends a point."""
+
+
+class WrittenElsewhere:
+    """Lets the points of a run go: another process writes them."""
+
+    wall_seconds_before = 0.0
+
+    def write(self, step: int, env_steps: int, wall_seconds: float, metrics: Mapping[str, float]) -> None:
+        pass
 
 
 class MetricsWriter:
