@@ -220,6 +220,7 @@ SOLVED = {"CartPole-v1": 475.0, "Acrobot-v1": -100.0}
         ("a2c_acrobot", "Acrobot-v1", 4),
         ("dqn_cartpole", "Acrobot-v1", 4),
         ("impala_acrobot", "Acrobot-v1", 4),
+        ("muesli_cartpole", "Acrobot-v1", 4),
     ],
 )
 def test_agents_side_by_side_solve_it(tmp_path: Path, config: str, task: str, least: int) -> None:
