@@ -34,6 +34,25 @@ class TruncatedNormal:
         return truncated_normal(stddev)(key, shape, dtype)
 
 
+def orthonormal_columns(matrix: Array) -> Array:
+    """An orthonormal basis [M, N], M >= N, of what each first few columns of a matrix span.
+
+    Gram-Schmidt, every column twice, as once loses orthogonality to rounding (Giraud et al., 2005): the Q of the QR
+    decomposition whose R has a positive diagonal. Not by `jnp.linalg.qr`: on the CPU, where a program has several of
+    them, they can wait for each other's threads for ever (jaxlib 0.10.2).
+    """
+
+    def orthonormalize(index: Array, basis: Array) -> Array:
+        column = basis[:, index]
+        # Columns that are yet to come count as none.
+        before = jnp.where(jnp.arange(basis.shape[1]) < index, basis, 0.0)
+        for _ in range(2):
+            column = column - before @ (before.T @ column)
+        return basis.at[:, index].set(column / jnp.linalg.norm(column))
+
+    return jax.lax.fori_loop(0, matrix.shape[1], orthonormalize, matrix)
+
+
 @component("initializers")
 @dataclasses.dataclass(frozen=True)
 class Orthogonal:
@@ -52,4 +71,7 @@ class Orthogonal:
             raise ValueError(f"scale must be positive, got {self.scale}")
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
-        return jax.nn.initializers.orthogonal(self.scale)(key, shape, dtype)
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        drawn = jax.random.normal(key, (max(rows, columns), min(rows, columns)), dtype)
+        matrix = orthonormal_columns(drawn)
+        return self.scale * (matrix if rows >= columns else matrix.T).reshape(shape)

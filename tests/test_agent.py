@@ -198,6 +198,16 @@ def test_weights_are_drawn_from_the_initializer(torso: Callable[..., nn.Module])
         np.testing.assert_allclose(matrix.T @ matrix, 9.0 * np.eye(matrix.shape[1]), atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (2, 2, 3, 8)])
+def test_orthogonal_weights_are_those_of_jax(shape: tuple[int, ...]) -> None:
+    """Of agents side by side too, and without LAPACK, whose decompositions can wait for each other for ever."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    draw = jax.jit(jax.vmap(lambda key: initializers.Orthogonal(0.5)(key, shape)))
+    theirs = [jax.nn.initializers.orthogonal(0.5)(key, shape) for key in keys]
+    np.testing.assert_allclose(draw(keys), theirs, atol=1e-5)
+    assert "lapack" not in draw.lower(keys).as_text()
+
+
 def test_initializers_by_default_have_the_scale_of_their_inputs() -> None:
     for shape in ((400, 50), (5, 5, 16, 50)):
         weights = initializers.TruncatedNormal()(jax.random.key(0), shape)
