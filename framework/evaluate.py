@@ -37,7 +37,7 @@ def final_returns(trainer: Trainer, state: TrainState) -> dict[str, list[float]]
     episodes = trainer.experiment.evaluation.episodes
     if episodes == 0:
         return None
-    key = keys.role_key(np.asarray(state.root_key), keys.Role.EVALUATION)
+    key = keys.role_key(jnp.asarray(np.asarray(state.root_key)), keys.Role.EVALUATION)
     own: list[tuple[int, int, str, float]] = []
     for population, group in zip(trainer.populations, state.groups, strict=True):
         agents = hosts.own_rows((group.agents.life, group.agents.learner))
