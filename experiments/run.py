@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str], options: flags.FlagValues, watch: hosts.Failu
             result = train(*run)
         except Exception as error:
             with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
-                failed(str(error) or type(error).__name__)
+                failed(hosts.explained(error))
             raise
         if hosts.is_writer():
             folder.write_result(result)

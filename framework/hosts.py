@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from framework.errors import UserError
 from framework.types import PyTree
@@ -89,6 +90,20 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+def introduce(mesh: Mesh) -> None:
+    """Has the devices of a mesh meet, while all processes are here; all of them call it.
+
+    Those of CPUs give each other up after 30 seconds, and the first program may take one host that much longer to
+    compile than another.
+    """
+    wait_for_all()
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    one_each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    here = jax.make_array_from_callback((mesh.size,), one_each, lambda index: np.arange(mesh.size)[index])
+    jax.block_until_ready(jax.jit(lambda x: x, out_shardings=everywhere)(here))
+    multihost_utils.sync_global_devices("rulespace")
+
+
 # What they tell each other
 
 
@@ -147,6 +162,19 @@ def own_rows(tree: PyTree) -> PyTree:
 # How all of them end when one fails
 
 
+def explained(error: BaseException) -> str:
+    """What an error means to who reads of it on another host."""
+    words = str(error) or type(error).__name__
+    if isinstance(error, KeyboardInterrupt):
+        return "it was interrupted"
+    if isinstance(error, jax.errors.JaxRuntimeError) and count() > 1:
+        return (
+            f"another process of this run is gone, or a device failed ({words.splitlines()[0]}); start all of them "
+            "again, they go on from the last checkpoint"
+        )
+    return words
+
+
 class FailureWatch:
     """An error of one process ends all, and all say what it was; a context around all that they do together.
 
@@ -181,7 +209,7 @@ class FailureWatch:
             self._over.wait(4 * _POLL_SECONDS)
         with self._leaving:
             self._over.set()
-            words = "it was interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+            words = explained(error)
             # JAX would wait for the others at exit, who are about to leave.
             atexit.register(_leave, INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
             try:
@@ -190,10 +218,7 @@ class FailureWatch:
             except jax.errors.JaxRuntimeError:
                 pass  # The coordinator is gone, and all who asked it with it.
         if isinstance(error, jax.errors.JaxRuntimeError):
-            raise UserError(
-                f"another process of this run is gone, or there was an error on a device: {words.splitlines()[0]}; "
-                "start all of them again, they go on from the last checkpoint"
-            ) from error
+            raise UserError(words) from error
 
     def _look(self) -> None:
         while not self._over.wait(_POLL_SECONDS):

@@ -147,7 +147,10 @@ def mesh_for(counts: Sequence[int], *, repeated: bool = False) -> Mesh | None:
     if size == 1:
         return None
     devices = [device for of_host in of_hosts for device in of_host[: size // len(of_hosts)]]
-    return jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    mesh = jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    if len(of_hosts) > 1:
+        hosts.introduce(mesh)
+    return mesh
 
 
 def _devices_of_hosts() -> list[list[jax.Device]]:

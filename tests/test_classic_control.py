@@ -191,7 +191,7 @@ def test_every_rule_plays_gymnasiums_own(tmp_path: Path, rule: str) -> None:
     assert run(f"{rule}_cartpole", *files, folder=tmp_path / "run") == 0
     result = result_of(tmp_path / "run")
     assert (result["status"], list(result["final_returns"])) == ("finished", ["CartPole-v1"])
-    assert list((tmp_path / "run" / "checkpoints").glob("*/environments_0.pickle"))
+    assert list((tmp_path / "run" / "checkpoints").glob("*/environments_0_0.pickle"))
 
 
 @pytest.mark.slow

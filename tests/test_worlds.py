@@ -474,7 +474,7 @@ def test_disco103_trains_an_agent_on_an_atari_game(tmp_path: Path) -> None:
     result = result_of(tmp_path / "run")
     assert (result["status"], result["steps"]) == ("finished", 2)
     assert list(result["returns"]) == ["pong"]
-    assert (tmp_path / "run" / "checkpoints" / "2" / "environments_0.pickle").is_file()
+    assert (tmp_path / "run" / "checkpoints" / "2" / "environments_0_0.pickle").is_file()
     assert all(point["update/change_norm"] > 0 for point in points_of(tmp_path / "run"))
 
 

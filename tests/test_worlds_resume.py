@@ -39,7 +39,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
     assert run(*MIXED, folder=folder) == 0
-    assert (folder / "checkpoints" / str(STEPS) / "environments_1.pickle").is_file()
+    assert (folder / "checkpoints" / str(STEPS) / "environments_1_0.pickle").is_file()
     return folder
 
 
@@ -61,7 +61,7 @@ def terminated(folder: Path, everyone: bool) -> None:
     assert "the same command continues it" in printed
     step = result_of(folder)["steps"]
     assert 2 <= step < STEPS
-    assert (folder / "checkpoints" / str(step) / "environments_0.pickle").is_file()
+    assert (folder / "checkpoints" / str(step) / "environments_0_0.pickle").is_file()
 
 
 def test_neither_kill_nor_termination_loses_more_than_time(uninterrupted: Path, tmp_path: Path) -> None:
