@@ -48,6 +48,13 @@ VERBS = {
     ),
     "list": Verb("experiments.listing", "[KIND] [--format=text|json]", "show registered components", least=0),
     "diff": Verb("experiments.diff", "A B", "show what differs between two configs", least=2, most=2),
+    "table": Verb(
+        "experiments.table",
+        "[NAME [D...]] [--format=md|csv|html|tex] [--figures=FOLDER]",
+        "print a table of a paper, filled from run folders",
+        least=0,
+        most=sys.maxsize,
+    ),
     "bench": Verb("experiments.bench", "WHAT [--format=json]", "time one part"),
 }
 
