@@ -26,7 +26,7 @@ from experiments.layout import (
 )
 from experiments.population_text import is_alone, life_facts, module_facts, population_sections, schedule_facts
 from framework.config import Binding, Loaded, shipped_gin_folder
-from framework.config.mistakes import COMMAND_LINE
+from framework.gin_files.mistakes import COMMAND_LINE
 from framework.cost import Cost
 from framework.description import (
     AgentDescription,

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from gin import config_parser
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
-from framework.config.mistakes import Mistake
 from framework.errors import closest, did_you_mean
+from framework.gin_files.mistakes import Mistake
 
 Statement: TypeAlias = BindingStatement | BlockDeclaration | ImportStatement | IncludeStatement
 
