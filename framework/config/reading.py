@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,7 @@ from framework import registry
 from framework.errors import closest, did_you_mean
 from framework.gin_files.folders import closest_file, listed, shipped_gin_folder, shown, text_of
 from framework.gin_files.mistakes import COMMAND_LINE, Mistake, Place
-from framework.gin_files.parsing import Reference, parse, references
-
-_BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")
-
+from framework.gin_files.parsing import BARE_WORD, Reference, parse, references
 
 OPTIONAL = "# rulespace: bindings of this file are optional"
 """A line by which a file says that it fits many experiments: what one of them does not have is passed over."""
@@ -154,7 +150,7 @@ class _Reader:
             return
         source = f"{name} = {value}"
         statements, mistakes = parse(source, COMMAND_LINE)
-        if mistakes and _BARE_WORD.match(value):
+        if mistakes and BARE_WORD.match(value):
             statements, mistakes = parse(f"{name} = {value!r}", COMMAND_LINE)
         self.reading.mistakes += [place.mistake(mistake.message) for mistake in mistakes]
         for statement in statements:
