@@ -72,6 +72,11 @@ class RunRecord:
         """Mean return of complete episodes after training, of each agent that learned a task."""
         return [value for value in (self.result.get("final_returns") or {}).get(task, ()) if value is not None]
 
+    def curve(self, task: str) -> list[tuple[float, float]]:
+        """Mean return of the training episodes over environment steps, of all agents, where any ended."""
+        points = (self.result.get("returns") or {}).get(task, ())
+        return [(float(steps), float(value)) for _, steps, value in points if value is not None]
+
     def tasks(self) -> list[str]:
         """The tasks of the run; none before its first result."""
         return list(self.result.get("returns") or self.result.get("final_returns") or {})
