@@ -55,6 +55,9 @@ VERBS = {
         least=0,
         most=sys.maxsize,
     ),
+    "report": Verb(
+        "experiments.report", "D... [--out=FILE]", "write an HTML page on the runs below folders", most=sys.maxsize
+    ),
     "bench": Verb("experiments.bench", "WHAT [--format=json]", "time one part"),
 }
 

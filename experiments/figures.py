@@ -1,4 +1,4 @@
-"""Figures of a table's columns: learning curves, aggregates, performance profiles, probability of improvement, tasks."""
+"""Figures of a table's columns: learning curves, aggregates, profiles, probability of improvement, tasks."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _BAR, _PUBLISHED = 0.28, "#9a9aa0"  # inches of a bar; the colour of published numbers
 _THRESHOLDS = 101
 _MOST_PANELS = 8
+_LONGEST_NAME = 44
 
 
 def draw_table(folder: Path, table: Table, columns: Sequence[OwnColumn]) -> list[Path]:
@@ -62,9 +63,10 @@ def draw_table(folder: Path, table: Table, columns: Sequence[OwnColumn]) -> list
 
 
 def column_name(column: OwnColumn) -> str:
-    """A column's name in pictures, labelled where it is small."""
+    """A column's name in pictures: not too long, and labelled where it is small."""
     name = column.label if column.variant is None else column.variant.label
-    return f"{name} ({SMALL})" if column.small else name
+    short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 4].rstrip(', ')} ..."
+    return f"{short} ({SMALL})" if column.small else short
 
 
 def draw_curves(path: Path, table: Table, columns: Sequence[OwnColumn]) -> bool:
@@ -86,8 +88,8 @@ def draw_curves(path: Path, table: Table, columns: Sequence[OwnColumn]) -> bool:
 
 
 def mean_curve(runs: Sequence[RunRecord], task: str) -> list[tuple[float, ...]]:
-    """Points (environment steps, mean[, low, high]) at the steps that all runs have logged; a band of two runs or more."""
-    curves = [{steps: value for steps, value in run.curve(task)} for run in runs]
+    """Points (environment steps, mean[, low, high]) at steps that all runs have logged; a band of two runs or more."""
+    curves = [dict(run.curve(task)) for run in runs]
     if not (curves := [curve for curve in curves if curve]):
         return []
     points: list[tuple[float, ...]] = []
@@ -102,8 +104,9 @@ def mean_curve(runs: Sequence[RunRecord], task: str) -> list[tuple[float, ...]]:
 
 
 def draw_aggregates(path: Path, table: Table, columns: Sequence[OwnColumn]) -> Path:
-    """Each aggregate with its interval; published ones, which have none, in grey. Where not all tasks have a score, a
-    column's name tells of how many it is.
+    """Each aggregate with its interval; published ones, which have none, in grey.
+
+    Where not all tasks have a score, a column's name tells of how many it is.
     """
     published = [column for column in table.published if set(table.tasks) <= column.scores.keys()]
     names = [column.label for column in published]

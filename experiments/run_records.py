@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,6 +14,12 @@ from framework.errors import UserError
 from framework.runs.folder import RunFolder
 
 NOT_STARTED, UNFINISHED, FINISHED = "not started", "unfinished", "finished"
+
+SEEDS = frozenset({"SEED", "Experiment.seed", "experiments.Experiment.seed"})
+"""Names by which a config sets its seed."""
+
+_BOOKKEEPING = re.compile(r"(experiments\.)?Experiment\.(evaluation|logging)$|(\w+\.)?(Evaluation|Logging)\.")
+"""Bindings that say when something is measured or written, and not what is learned."""
 
 _STATEMENT = re.compile(r"^([A-Za-z_][\w./]*) = ?(.*)$")
 _SCALE = "scale"
@@ -68,6 +74,17 @@ class RunRecord:
         """Steps that each agent took in its environments."""
         return float(self.result.get("env_steps", 0)) / self.agents
 
+    def identity(self, left_out: Collection[str]) -> tuple[Any, ...]:
+        """What is equal for runs of one experiment: all of the command but its seed and the names left out."""
+        bindings = [item for item in self.bindings.items() if item[0] not in {*SEEDS, *left_out}]
+        return (self.config, self.gin_files, tuple(sorted(bindings)))
+
+    def label(self, left_out: Collection[str]) -> str:
+        """The experiment's config, and what the command added to what is learned, but for how it was made small."""
+        files = [file for file in self.gin_files if not is_scale(file)]
+        told = [name for name in self.bindings if name not in {*SEEDS, *left_out} and not _BOOKKEEPING.match(name)]
+        return ", ".join([self.config, *files, *(f"{name} = {self.bindings[name]}" for name in told)])
+
     def final_returns(self, task: str) -> list[float]:
         """Mean return of complete episodes after training, of each agent that learned a task."""
         return [value for value in (self.result.get("final_returns") or {}).get(task, ()) if value is not None]
@@ -102,6 +119,21 @@ def find_runs(folders: Sequence[Path]) -> list[RunRecord]:
     if not found:
         raise UserError(f"there is no run in {', '.join(map(str, folders))}, nor in any folder below")
     return [found[path] for path in sorted(found)]
+
+
+def grouped_runs(runs: Iterable[RunRecord], left_out: Collection[str]) -> list[list[RunRecord]]:
+    """Runs by experiment: those of one differ in their seed, and in the names left out, alone."""
+    grouped: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for run in runs:
+        grouped.setdefault(run.identity(left_out), []).append(run)
+    return list(grouped.values())
+
+
+def shared_bindings(groups: Sequence[Sequence[RunRecord]]) -> set[str]:
+    """Names that the commands of all groups bind to the same value: they tell none of several apart."""
+    if len(groups) < 2:
+        return set()
+    return {name for name, _ in set.intersection(*(set(group[0].bindings.items()) for group in groups))}
 
 
 def read_run(folder: Path) -> RunRecord:

@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.run_records import RunRecord, is_scale, read_run
+from experiments.run_records import SEEDS, RunRecord, grouped_runs, is_scale, read_run, shared_bindings
 from experiments.tables.definitions import Aggregate, Table, Variant
 from framework.aggregates import Interval, mean, stratified_bootstrap
 
-_OF_A_RUN = frozenset({"SEED", "experiments.Experiment.seed"})
 _RULE_FROM = ("RUN", "FromRun.path", "weights.FromRun.path")
 
 
@@ -101,13 +100,9 @@ def _estimate(scores: np.ndarray, aggregate: Aggregate) -> Estimate:
 
 def own_columns(table: Table, runs: Sequence[RunRecord]) -> list[OwnColumn]:
     """The columns that runs fill in a table; runs of other tasks, and discoveries, are passed over."""
-    grouped: dict[tuple, list[RunRecord]] = {}
-    for run in runs:
-        if _belongs(run, table):
-            grouped.setdefault(_identity(run, table), []).append(run)
-    bindings = [set(of_column[0].bindings.items()) for of_column in grouped.values()]
-    shared = set.intersection(*bindings) if len(bindings) > 1 else set()
-    return [_column(table, of_column, {name for name, _ in shared}) for of_column in grouped.values()]
+    grouped = grouped_runs([run for run in runs if _belongs(run, table)], table.task_macros)
+    shared = shared_bindings(grouped)
+    return [_column(table, of_column, shared) for of_column in grouped]
 
 
 def _column(table: Table, runs: Sequence[RunRecord], shared: set[str]) -> OwnColumn:
@@ -118,21 +113,7 @@ def _column(table: Table, runs: Sequence[RunRecord], shared: set[str]) -> OwnCol
         variant = next((v for v in table.variants if _discovers(discovery, v, table)), None)
         known = {file for v in table.variants for file in v.gin_files}
         small = small or any(is_scale(file) for file in discovery.gin_files if file not in known)
-    return OwnColumn(_label(runs[0], table, shared), tuple(runs), table, small, variant)
-
-
-def _label(run: RunRecord, table: Table, shared: set[str]) -> str:
-    """The config, and what was added to it; not what is the same for all columns, nor how it was made small."""
-    files = [file for file in run.gin_files if not is_scale(file)]
-    left_out = {*_OF_A_RUN, *table.task_macros, *shared}
-    bindings = [f"{name} = {value}" for name, value in run.bindings.items() if name not in left_out]
-    return ", ".join([run.config, *files, *bindings])
-
-
-def _identity(run: RunRecord, table: Table) -> tuple:
-    left_out = {*_OF_A_RUN, *table.task_macros}
-    bindings = sorted((name, value) for name, value in run.bindings.items() if name not in left_out)
-    return (run.config, run.gin_files, tuple(bindings))
+    return OwnColumn(runs[0].label({*table.task_macros, *shared}), tuple(runs), table, small, variant)
 
 
 def _belongs(run: RunRecord, table: Table) -> bool:
@@ -183,7 +164,7 @@ def _discovers(discovery: RunRecord, variant: Variant, table: Table) -> bool:
 
 def unlike(column: OwnColumn) -> str | None:
     """The first setting, other than seed and task, in which runs of a column differ; ``None``: in none."""
-    left_out = {*_OF_A_RUN, *column.table.task_macros}
+    left_out = {*SEEDS, *column.table.task_macros}
     known = [run.settings for run in column.runs if run.settings]
     for name in dict.fromkeys(name for settings in known for name in settings):
         if name not in left_out and len({settings.get(name) for settings in known}) > 1:

@@ -22,13 +22,13 @@ h1 { font-size: 1.7rem; line-height: 1.2; } h2 { font-size: 1.25rem; margin-top:
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: .5rem 0;
   border-top: 1.5px solid var(--ink); border-bottom: 1.5px solid var(--ink); }
-caption { text-align: left; padding-bottom: .4rem; color: var(--faint); }
 th, td { padding: .18rem .7rem; text-align: right; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bottom; white-space: normal; }
 tr.summary:not(.summary ~ .summary) td { border-top: 1px solid var(--line); }
 tbody tr:hover { background: var(--shade); }
-.notes { font-size: .82rem; color: var(--faint); padding-left: 1.4rem; }
+.notes { font-size: .82rem; color: var(--faint); }
+ol.notes { padding-left: 1.4rem; }
 """
 """Of pages with tables, in light and dark."""
 
@@ -58,7 +58,9 @@ def comma_separated(sheet: Sheet) -> str:
     """RFC 4180: heads and rows alone."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([cell.text for cell in cells] for cells in (sheet.head, *(row.cells for row in sheet.rows)))
+    writer.writerows(
+        [cell.exact or cell.text for cell in cells] for cells in (sheet.head, *(row.cells for row in sheet.rows))
+    )
     return file.getvalue()
 
 
@@ -77,7 +79,7 @@ def html_table(sheet: Sheet) -> str:
     body = "\n".join(map(row, sheet.rows))
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in sheet.footnotes)
     return (
-        f'<div class="wide"><table><caption>{html.escape(sheet.caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f'<p class="notes">{html.escape(sheet.caption)}</p>\n<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f'<tbody>\n{body}\n</tbody></table></div>\n<ol class="notes">{notes}</ol>\n'
     )
 

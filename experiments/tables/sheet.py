@@ -18,10 +18,17 @@ SMALL = "small scale"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Text, and the footnotes (from 1 on) that it points to."""
+    """Text, and the footnotes (from 1 on) that it points to.
+
+    Attributes:
+      text: what is shown.
+      notes: numbers of footnotes.
+      exact: what is written where there are no footnotes; empty: the same text.
+    """
 
     text: str
     notes: tuple[int, ...] = ()
+    exact: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,7 @@ def _tasks_down(
     head = (
         Cell("task"),
         *(Cell(column.label, notes(column.footnotes)) for column in published),
-        *(Cell(column.label, notes(_own_notes(column))) for column in columns),
+        *(_own_head(column, column.label, notes) for column in columns),
     )
 
     def row(name: str, of_published: Callable[[PublishedColumn], str], of_own: Callable[[OwnColumn], str]) -> Row:
@@ -127,7 +134,7 @@ def _agents_down(
             *(_own_measure(column, measure.of_run) for measure in table.measures),
             *(_own_steps(column), _finished(column), _runs_of_a_task(column), _scale(column)),
         ]
-        return Row((Cell(label, notes(_own_notes(column))), *map(Cell, texts)))
+        return Row((_own_head(column, label, notes), *map(Cell, texts)))
 
     def missing(variant: Variant) -> Row:
         return Row(tuple(map(Cell, [variant.label, *(NOTHING for _ in names), *(NOTHING for _ in own)])))
@@ -138,6 +145,12 @@ def _agents_down(
         rows += [of_own(column, variant.label) for column in of_variant] or [missing(variant)]
     rows += [of_own(column, column.label) for column in columns if column.variant is None]
     return head, tuple(rows)
+
+
+def _own_head(column: OwnColumn, label: str, notes: _Footnotes) -> Cell:
+    """A column's name, without what commands added to its config, which is a footnote."""
+    name, _, added = label.partition(", ")
+    return Cell(name, notes([*([f"with {added}."] if added else []), *_own_notes(column)]), exact=label)
 
 
 def _own_notes(column: OwnColumn) -> list[str]:
