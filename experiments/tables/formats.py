@@ -79,7 +79,8 @@ def html_table(sheet: Sheet) -> str:
     body = "\n".join(map(row, sheet.rows))
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in sheet.footnotes)
     return (
-        f'<p class="notes">{html.escape(sheet.caption)}</p>\n<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<p class="notes">{html.escape(sheet.caption)}</p>\n'
+        f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n'
         f'<tbody>\n{body}\n</tbody></table></div>\n<ol class="notes">{notes}</ol>\n'
     )
 

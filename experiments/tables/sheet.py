@@ -159,6 +159,8 @@ def _own_notes(column: OwnColumn) -> list[str]:
         texts.append(f"{SMALL}: a smaller experiment than the paper's, to be read as a test of the pipeline.")
     if not column.finished:
         texts.append("no run has finished.")
+    elif not column.tasks():
+        texts.append("its runs were not evaluated: their configs ask for no episodes after training.")
     if name := unlike(column):
         texts.append(f"its runs differ in {name}, although their commands do not.")
     if column.table.aggregates and len(counts := {column.scores(task).size for task in column.tasks()}) > 1:
