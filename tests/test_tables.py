@@ -310,14 +310,18 @@ def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
         find_runs([tmp_path])
 
 
-def test_tables_load_no_jax() -> None:
+def test_tables_and_reports_load_no_jax(tmp_path: Path) -> None:
+    """They start in the blink of an eye, on machines without an accelerator, too."""
+    atari(tmp_path, "pong", 0, 5.0)
     code = (
-        "import sys; from experiments import cli; assert cli.main(['table', 'procgen']) == 0; "
-        "sys.exit(sorted({'jax', 'gin', 'matplotlib', 'tensorflow'} & set(sys.modules)) or 0)"
+        "import sys; from experiments import cli; runs = sys.argv[1]; "
+        "assert cli.main(['table', 'procgen']) == cli.main(['table', 'atari57', runs]) == 0; "
+        "assert not {'jax', 'gin', 'matplotlib', 'tensorflow'} & sys.modules.keys(), 'a table loads too much'; "
+        "assert cli.main(['report', runs]) == 0; "
+        "assert not {'jax', 'gin', 'tensorflow', 'matplotlib.pyplot'} & sys.modules.keys(), 'a report loads too much'"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=process_environment(), capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=process_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
