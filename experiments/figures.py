@@ -56,15 +56,21 @@ def draw_table(folder: Path, table: Table, columns: Sequence[OwnColumn]) -> list
     if table.aggregates:
         drawn += [draw_aggregates(folder / "aggregates.png", table, scored)]
         drawn += [draw_profiles(folder / "performance_profiles.png", table, scored)]
-    pairs = [pair for pair in itertools.combinations(scored, 2) if _common(*pair)]
-    if pairs:
-        drawn.append(draw_improvement(folder / "probability_of_improvement.png", table, pairs))
+    if pairs_of(scored):
+        drawn.append(draw_improvement(folder / "probability_of_improvement.png", scored))
     return [*drawn, draw_tasks(folder / "tasks.png", table, scored)]
 
 
-def column_name(column: OwnColumn) -> str:
-    """A column's name in pictures: not too long, and labelled where it is small."""
-    name = column.label if column.variant is None else column.variant.label
+def pairs_of(columns: Sequence[OwnColumn]) -> list[tuple[OwnColumn, OwnColumn]]:
+    """Columns that have a task in common."""
+    return [(one, other) for one, other in itertools.combinations(columns, 2) if _common(one, other)]
+
+
+def column_name(column: OwnColumn, columns: Sequence[OwnColumn]) -> str:
+    """A column's name in pictures: its config where no other column has the same, not too long, labelled if small."""
+    config = column.runs[0].config
+    alone = sum(other.runs[0].config == config for other in columns) == 1
+    name = column.variant.label if column.variant is not None else config if alone else column.label
     short = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 4].rstrip(', ')} ..."
     return f"{short} ({SMALL})" if column.small else short
 
@@ -74,7 +80,7 @@ def draw_curves(path: Path, table: Table, columns: Sequence[OwnColumn]) -> bool:
     panels = []
     for task in table.tasks:
         lines = {
-            column_name(column): points
+            column_name(column, columns): points
             for column in columns
             if (points := mean_curve([run for run in column.runs if task in run.tasks()], task))
         }
@@ -112,7 +118,7 @@ def draw_aggregates(path: Path, table: Table, columns: Sequence[OwnColumn]) -> P
     names = [column.label for column in published]
     for column in columns:
         count, most = len(column.tasks()), len(table.tasks)
-        names.append(column_name(column) + (f", {count} of {most} tasks" if count < most else ""))
+        names.append(column_name(column, columns) + (f", {count} of {most} tasks" if count < most else ""))
     figure = _figure(5.0 * len(table.aggregates) + 1.5, _BAR * len(names) + 1.2)
     places = np.arange(len(names))[::-1]
     for index, aggregate in enumerate(table.aggregates):
@@ -140,7 +146,7 @@ def draw_profiles(path: Path, table: Table, columns: Sequence[OwnColumn]) -> Pat
     margin = 0.05 * (high - low) or 0.1
     thresholds = np.linspace(low - margin, high + margin, _THRESHOLDS)
     for column, of_column, color in zip(columns, scores, line_colors(len(columns)), strict=True):
-        label = f"{column_name(column)}: {of_column.shape[1]} tasks x {of_column.shape[0]} runs"
+        label = f"{column_name(column, columns)}: {of_column.shape[1]} tasks x {of_column.shape[0]} runs"
         axes.step(thresholds, performance_profile(of_column, thresholds), where="post", color=color, label=label)
         if of_column.shape[0] > 1:
             band = profile_band(of_column, thresholds)
@@ -151,8 +157,9 @@ def draw_profiles(path: Path, table: Table, columns: Sequence[OwnColumn]) -> Pat
     return path
 
 
-def draw_improvement(path: Path, table: Table, pairs: Sequence[tuple[OwnColumn, OwnColumn]]) -> Path:
+def draw_improvement(path: Path, columns: Sequence[OwnColumn]) -> Path:
     """How likely a run of one column beats one of another on a task that both have, with its interval."""
+    pairs = pairs_of(columns)
     figure = _figure(8.5, 1.6 * _BAR * len(pairs) + 1.4)
     axes = figure.add_subplot()
     style_axes(axes, title="Probability of improvement", unit="P(X > Y) on a task of both", value="")
@@ -164,7 +171,7 @@ def draw_improvement(path: Path, table: Table, pairs: Sequence[tuple[OwnColumn, 
         enough = min(ours.shape[0], theirs.shape[0]) > 1
         band = independent_bootstrap(ours, theirs, probability_of_improvement) if enough else None
         _draw_interval(axes, place, value, band, line_colors(1)[0])
-    names = [f"X: {column_name(one)}\nY: {column_name(other)}" for one, other in pairs]
+    names = [f"X: {column_name(one, columns)}\nY: {column_name(other, columns)}" for one, other in pairs]
     axes.set_yticks(places, names)
     axes.set_ylim(-0.7, len(pairs) - 0.3)
     axes.set_xlim(-0.02, 1.02)
@@ -185,7 +192,7 @@ def draw_tasks(path: Path, table: Table, columns: Sequence[OwnColumn]) -> Path:
     height = 0.8 / (len(columns) + len(published))
     base = np.arange(len(tasks))[::-1].astype(float)
     drawn: list[tuple[str, str, list[float]]] = [
-        (column_name(column), color, [_mean_score(table, column, task) for task in tasks])
+        (column_name(column, columns), color, [_mean_score(table, column, task) for task in tasks])
         for column, color in zip(columns, line_colors(len(columns)), strict=True)
     ]
     drawn += [(f"{c.label}, published", _PUBLISHED, [_published(table, c, task) for task in tasks]) for c in published]

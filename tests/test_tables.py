@@ -77,9 +77,15 @@ def test_all_games_make_the_papers_aggregate(tmp_path: Path) -> None:
     assert (cells["IQM"], cells["mean"], cells["median"]) == ("14.49", "31.02", "9.59")
 
 
+def test_runs_as_long_as_the_papers_say_so(tmp_path: Path) -> None:
+    words = ("disco103_atari", "--gin.GAME=pong")
+    write_run(tmp_path / "0", *words, returns={"pong": [20.0]}, env_steps=50_000_000)
+    assert own_cells(tmp_path)["environment steps"] == "50 M (100 % of the paper's)"
+
+
 def test_scores_above_human_count_as_one_where_the_paper_caps(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "disco103_dmlab30", returns={"rooms_watermaze": [1000.0]})
-    assert own_cells(tmp_path, "dmlab30")["mean, capped"] == "1.000 (1 tasks)"
+    assert own_cells(tmp_path, "dmlab30")["mean, capped"] == "1.000 (1 task)"
 
 
 def test_agents_of_a_population_are_runs(tmp_path: Path) -> None:
@@ -113,6 +119,13 @@ def test_units_that_were_not_started_are_missing(tmp_path: Path) -> None:
     atari(tmp_path, "alien", 0, 7.0)
     assert own_cells(tmp_path)["alien"] == "7 (1 of 3)"
     assert own_cells(tmp_path)["runs finished"] == "1 of 3"
+
+
+def test_tasks_that_a_command_does_not_name_are_those_of_its_other_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", "disco103_nethack", "--gin.SEED=0", returns={"nethack_challenge": [5.0]})
+    write_sweep(tmp_path, {str(seed): ("disco103_nethack", f"--gin.SEED={seed}") for seed in range(2)})
+    written = sheet(TABLES["nethack"], columns(tmp_path, "nethack"))
+    assert [cell.text for cell in written.rows[-1].cells[1:3]] == ["5 (1 of 2)", "-"]
 
 
 def test_other_settings_make_another_column(tmp_path: Path) -> None:
@@ -171,7 +184,7 @@ def test_ablations_are_told_apart_by_how_their_rule_was_discovered(
             write_run(Path("out") / f"{name}-{seed}", *words, returns={"pong": [float(seed)]})
     written = sheet(TABLES["ablations"], columns(Path("out"), "ablations"))
     rows = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in written.rows}
-    assert rows["Disco57"][0] == rows["without p"][0] == "0.60 [0.58, 0.61] (1 tasks)"
+    assert rows["Disco57"][0] == rows["without p"][0] == "0.60 [0.58, 0.61] (1 task)"
     assert rows["Disco57"][-1] == "small scale"  # as the rule is
     assert set(rows["without q"]) == {"-"}
 

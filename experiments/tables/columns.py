@@ -44,9 +44,12 @@ class OwnColumn:
         return np.asarray([value for run in self.finished for value in run.final_returns(task)], np.float64)
 
     def missing(self, task: str) -> int:
-        """How many runs on a task were begun, or planned, and have no final return."""
+        """How many runs on a task were begun, or planned, and have no final return.
+
+        Where a command does not tell its run's tasks, they are taken to be those of the column's other runs.
+        """
         without = [run for run in self.runs if not (run.finished and run.final_returns(task))]
-        return sum(task in tasks_of(run, self.table) for run in without)
+        return sum(task in (tasks_of(run, self.table) or self.tasks()) for run in without)
 
     def score(self, task: str) -> Estimate | None:
         """Mean over runs on a task; ``None`` without any."""
@@ -132,7 +135,7 @@ def tasks_of(run: RunRecord, table: Table) -> list[str]:
         value = run.bindings.get(macro, run.settings.get(macro, ""))
         if names := _names(value):
             return names
-    return list(table.tasks) if run.config in table.experiments and not table.task_macros else []
+    return []
 
 
 def _names(value: str) -> list[str]:

@@ -308,7 +308,7 @@ SCALING = Table(
 
 LPG_ATARI = Table(
     name="lpg_atari",
-    title="A rule that LPG discovered on toy environments, on the 57 Atari games",
+    title="Scores on the 57 Atari games of a rule that LPG discovered on toy environments",
     source=f"{LPG}, Figures 8 and 9",
     tasks=ATARI57.tasks,
     value="mean episode return",
@@ -331,7 +331,7 @@ _TOYS = {
 
 LPG_TOY = Table(
     name="lpg_toy",
-    title="A rule that LPG discovered, on the toy environments",
+    title="Returns on the toy environments of LPG",
     source=LPG,
     tasks=tuple(f"{kind}_{name}" for kind, names in _TOYS.items() for name in names),
     value="mean episode return",

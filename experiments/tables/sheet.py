@@ -200,7 +200,11 @@ def _own_aggregate(column: OwnColumn, aggregate: Aggregate) -> str:
     if estimate is None:
         return NOTHING
     text = with_interval(estimate, lambda value: f"{value:,.{column.table.digits}f}")
-    return text if estimate.tasks == len(column.table.tasks) else f"{text} ({estimate.tasks} tasks)"
+    return text if estimate.tasks == len(column.table.tasks) else f"{text} ({_tasks(estimate.tasks)})"
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"
 
 
 def _own_measure(column: OwnColumn, of_run: Callable[[RunRecord], float | None]) -> str:
@@ -215,7 +219,10 @@ def _own_steps(column: OwnColumn) -> str:
     least, most = min(taken), max(taken)
     text = steps(least) if least == most else f"{steps(least)} to {steps(most)}"
     paper = column.table.env_steps
-    return text if paper is None else f"{text} ({100 * most / paper:.2g} % of the paper's)"
+    if paper is None:
+        return text
+    percent = 100 * most / paper
+    return f"{text} ({percent:.0f} % of the paper's)" if percent >= 10 else f"{text} ({percent:.2g} % of the paper's)"
 
 
 def _finished(column: OwnColumn) -> str:
