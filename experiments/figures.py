@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BAR, _PUBLISHED = 0.28, "#9a9aa0"  # inches of a bar; the colour of published numbers
-_THRESHOLDS = 101
+_THRESHOLDS = 201
+_WIDE = 10.0  # normalized scores above it ask for a logarithmic axis
 _MOST_PANELS = 8
 _LONGEST_NAME = 44
 
@@ -143,8 +144,13 @@ def draw_profiles(path: Path, table: Table, columns: Sequence[OwnColumn]) -> Pat
     style_axes(axes, title="Performance profiles", unit=_unit(table), value="share of runs above")
     scores = [column.normalized_scores() for column in columns]
     low, high = min(float(s.min()) for s in scores), max(float(s.max()) for s in scores)
-    margin = 0.05 * (high - low) or 0.1
-    thresholds = np.linspace(low - margin, high + margin, _THRESHOLDS)
+    # As dense as they are drawn: logarithmic beyond 1, where scores are of several orders of magnitude.
+    ends = np.arcsinh([low, high])
+    margin = 0.05 * (ends[1] - ends[0]) or 0.1
+    thresholds = np.sinh(np.linspace(ends[0] - margin, ends[1] + margin, _THRESHOLDS))
+    if high > _WIDE:
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.xaxis.set_major_formatter("{x:,g}")
     for column, of_column, color in zip(columns, scores, line_colors(len(columns)), strict=True):
         label = f"{column_name(column, columns)}: {of_column.shape[1]} tasks x {of_column.shape[0]} runs"
         axes.step(thresholds, performance_profile(of_column, thresholds), where="post", color=color, label=label)
