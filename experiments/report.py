@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.reporting.page import page
+from experiments.reporting.page import counted, page
 from experiments.reporting.summary import experiments
 from experiments.run_records import find_runs
 from experiments.tables.columns import own_columns
@@ -34,5 +34,6 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     with disk_errors(f"write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
-    print(f"{path}: {len(runs)} runs of {len(found)} experiments, {len(tables)} tables")
+    parts = (counted(len(runs), "run"), counted(len(found), "experiment"), counted(len(tables), "table"))
+    print(f"{path}: {parts[0]} of {parts[1]}, {parts[2]}")
     return 0

@@ -162,7 +162,10 @@ def test_no_runs_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_browser_opens_it_without_error_or_request(report: str, runs: Path, tmp_path: Path) -> None:
     probe = (
         "<script>addEventListener('load', () => { document.title = JSON.stringify("
-        "performance.getEntriesByType('resource').map((entry) => entry.name)); });</script>"
+        "performance.getEntriesByType('resource').map((entry) => entry.name)); "
+        "document.querySelector('.legend button').click(); const svg = document.querySelector('figure svg'); "
+        "const box = svg.getBoundingClientRect(); const at = { clientX: box.right - 20, clientY: box.top + 9 }; "
+        "svg.dispatchEvent(new PointerEvent('pointermove', at)); });</script>"
     )
     page = runs / "probed.html"
     page.write_text(report.replace("</body>", f"{probe}</body>"))
@@ -172,7 +175,11 @@ def test_a_browser_opens_it_without_error_or_request(report: str, runs: Path, tm
         capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
-    assert 'class="tip"' in done.stdout  # The script ran to its end.
+    # The first experiment was hidden by a click; pointing at the chart's end tells of the second alone.
+    buttons = [attributes for tag, attributes in Page(done.stdout).elements if tag == "button"]
+    assert [button["aria-pressed"] for button in buttons] == ["false", "true"]
+    tip = Page(re.findall('<div class="tip".*?</div></div>', done.stdout)[0]).shown
+    assert tip == f"1,000 steps21  {EVIL_CONFIG}"
     requested = json.loads(html.unescape(re.findall("<title>(.*?)</title>", done.stdout)[0]))
     assert not [url for url in requested if not url.startswith("data:")]
 

@@ -51,8 +51,11 @@ def chart(task: str, series: Mapping[int, Sequence[Points]]) -> str:
 
 
 def shown_curve(curves: Sequence[Points]) -> Points:
-    """What a reader who points at an experiment's lines is told: the mean of its runs, or its one run."""
-    return mean_of(curves) or list(curves[0])
+    """What a reader who points at an experiment's lines is told: the mean of its runs.
+
+    Of one run, or of runs that have no steps in common, all points.
+    """
+    return mean_of(curves) or sorted(point for curve in curves for point in curve)
 
 
 def script_json(value: object) -> str:

@@ -16,7 +16,7 @@ from experiments.run_records import RunRecord
 from experiments.tables.columns import OwnColumn
 from experiments.tables.definitions import Table
 from experiments.tables.formats import STYLE, html_table
-from experiments.tables.sheet import SMALL, sheet, shown, steps
+from experiments.tables.sheet import SMALL, SMALL_MEANS, sheet, shown, steps
 
 _FOLDER = Path(__file__).parent
 
@@ -59,9 +59,9 @@ def _lead(found: Sequence[Experiment], runs: Sequence[RunRecord]) -> str:
     for run in runs:
         counts[run.status] = counts.get(run.status, 0) + 1
     status = ", ".join(f"{count} {name}" for name, count in counts.items())
-    text = f"{_number(len(runs), 'run')} of {_number(len(found), 'experiment')}: {status}."
+    text = f"{counted(len(runs), 'run')} of {counted(len(found), 'experiment')}: {status}."
     if any(run.small for run in runs):
-        text += f" Experiments marked '{SMALL}' are tests of the pipeline, not of what a rule can do."
+        text += f" Those marked '{SMALL}' have {SMALL_MEANS}."
     return text
 
 
@@ -216,7 +216,8 @@ def _mark(number: int) -> str:
     return f'<span class="mark c{number % COLORS}"></span>'
 
 
-def _number(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """So many things, in the plural where there are several."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 

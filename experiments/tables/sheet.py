@@ -14,6 +14,11 @@ from experiments.tables.definitions import Aggregate, PublishedColumn, Table, Va
 NOTHING = "-"
 NOT_HELD = "not held"
 SMALL = "small scale"
+_SHARE = "of the paper's steps"
+SMALL_MEANS = (
+    "fewer steps, smaller networks and shorter episodes than the paper's, a test of the pipeline whose numbers are not "
+    "comparable with others"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +63,7 @@ class _Footnotes:
 
     def __call__(self, texts: Sequence[str]) -> tuple[int, ...]:
         self.texts += [text for text in dict.fromkeys(texts) if text not in self.texts]
-        return tuple(self.texts.index(text) + 1 for text in texts)
+        return tuple(sorted(self.texts.index(text) + 1 for text in texts))
 
 
 def sheet(table: Table, columns: Sequence[OwnColumn]) -> Sheet:
@@ -103,6 +108,7 @@ def _tasks_down(
         )
     rows.append(row("environment steps", _published_steps, _own_steps))
     if columns:
+        rows.append(row(_SHARE, lambda _: "", _own_share))
         rows.append(row("runs finished", lambda _: "", _finished))
         rows.append(row("runs of a task", lambda _: "", _runs_of_a_task))
         rows.append(row("scale", lambda _: "", _scale))
@@ -114,7 +120,7 @@ def _agents_down(
 ) -> tuple[tuple[Cell, ...], tuple[Row, ...]]:
     tasks = () if table.aggregates else table.tasks
     names = [*tasks, *(a.label for a in table.aggregates), *(m.label for m in table.measures), "environment steps"]
-    own = ["runs finished", "runs of a task", "scale"] if columns else []
+    own = [_SHARE, "runs finished", "runs of a task", "scale"] if columns else []
     head = tuple(map(Cell, ["agent", *names, *own]))
 
     def of_published(column: PublishedColumn) -> Row:
@@ -132,7 +138,7 @@ def _agents_down(
             *(_own_score(column, task) for task in tasks),
             *(_own_aggregate(column, aggregate) for aggregate in table.aggregates),
             *(_own_measure(column, measure.of_run) for measure in table.measures),
-            *(_own_steps(column), _finished(column), _runs_of_a_task(column), _scale(column)),
+            *(_own_steps(column), _own_share(column), _finished(column), _runs_of_a_task(column), _scale(column)),
         ]
         return Row((_own_head(column, label, notes), *map(Cell, texts)))
 
@@ -156,7 +162,7 @@ def _own_head(column: OwnColumn, label: str, notes: _Footnotes) -> Cell:
 def _own_notes(column: OwnColumn) -> list[str]:
     texts = []
     if column.small:
-        texts.append(f"{SMALL}: a smaller experiment than the paper's, to be read as a test of the pipeline.")
+        texts.append(f"{SMALL}: {SMALL_MEANS}.")
     if not column.finished:
         texts.append("no run has finished.")
     elif not column.tasks():
@@ -217,12 +223,17 @@ def _own_steps(column: OwnColumn) -> str:
     if not taken:
         return NOTHING
     least, most = min(taken), max(taken)
-    text = steps(least) if least == most else f"{steps(least)} to {steps(most)}"
-    paper = column.table.env_steps
+    return steps(least) if least == most else f"{steps(least)} to {steps(most)}"
+
+
+def _own_share(column: OwnColumn) -> str:
+    paper, taken = column.table.env_steps, [run.env_steps for run in column.finished]
     if paper is None:
-        return text
-    percent = 100 * most / paper
-    return f"{text} ({percent:.0f} % of the paper's)" if percent >= 10 else f"{text} ({percent:.2g} % of the paper's)"
+        return NOT_HELD
+    if not taken:
+        return NOTHING
+    percent = 100 * max(taken) / paper
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
 def _finished(column: OwnColumn) -> str:
