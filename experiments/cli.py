@@ -15,7 +15,7 @@ from absl import flags
 from framework.errors import UserError, closest, did_you_mean
 
 OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-_OWN_PACKAGES = ("framework", "components", "experiments")
+_OWN_PACKAGES = ("framework", "components", "experiments", "launch")
 
 
 class UsageError(Exception):
@@ -48,7 +48,20 @@ VERBS = {
     ),
     "list": Verb("experiments.listing", "[KIND] [--format=text|json]", "show registered components", least=0),
     "diff": Verb("experiments.diff", "A B", "show what differs between two configs", least=2, most=2),
+    "table": Verb(
+        "experiments.table",
+        "[NAME [D...]] [--format=md|csv|html|tex] [--figures=FOLDER]",
+        "print a table of a paper, filled from run folders",
+        least=0,
+        most=sys.maxsize,
+    ),
+    "report": Verb(
+        "experiments.report", "D... [--out=FILE]", "write an HTML page on the runs below folders", most=sys.maxsize
+    ),
     "bench": Verb("experiments.bench", "WHAT [--format=json]", "time one part"),
+    "launch": Verb("launch.launching", "SWEEP [--on=local|vertex|gke] [--dry_run]", "run a grid, here or on TPUs"),
+    "status": Verb("launch.status", "D [--watch]", "show how the units of a grid stand"),
+    "stop": Verb("launch.stop", "D", "end a launched grid, with the states saved"),
 }
 
 _CONFIG_HELP = """\
@@ -94,11 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def rewrite_bindings(words: Sequence[str]) -> list[str]:
-    """``--gin.X=V`` as ``--gin_bindings=X = V``, so that the order among all bindings is kept."""
+    """``--gin.X=V`` as ``--gin_bindings=X = V``, so that the order among all bindings is kept; clusters alike."""
     rewritten: list[str] = []
     for position, word in enumerate(words):
         if word == "--":
             return [*rewritten, *words[position:]]
+        if word.startswith("--cluster."):
+            rewritten.append(f"--cluster_setting={word.removeprefix('--cluster.')}")
+            continue
         if not word.startswith("--gin."):
             rewritten.append(word)
             continue

@@ -26,7 +26,6 @@ from experiments.layout import (
 )
 from experiments.population_text import is_alone, life_facts, module_facts, population_sections, schedule_facts
 from framework.config import Binding, Loaded, shipped_gin_folder
-from framework.config.mistakes import COMMAND_LINE
 from framework.cost import Cost
 from framework.description import (
     AgentDescription,
@@ -37,6 +36,7 @@ from framework.description import (
     ParameterArray,
     Parameters,
 )
+from framework.gin_files.mistakes import COMMAND_LINE
 
 _WIDTH_OF_PIPES = 120
 

@@ -57,6 +57,31 @@ def interquartile_mean(scores: np.ndarray) -> np.ndarray:
     return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
 
 
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of all scores, runs and tasks together, above each threshold: [..., runs, tasks] to [..., thresholds].
+
+    Source: Agarwal et al., 2021, Section 4.2.
+    """
+    tables = _tables(scores)
+    return np.stack([(tables > threshold).mean(axis=(-2, -1)) for threshold in thresholds], axis=-1)
+
+
+def probability_of_improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Chance that a run of ours beats one of theirs on a task drawn at random; a tie counts as half.
+
+    Args:
+      ours: [..., runs, tasks].
+      theirs: of the same tasks; the number of runs may be another.
+
+    Returns:
+      [...].
+
+    Source: Agarwal et al., 2021, Section 4.3 (the statistic of Mann and Whitney).
+    """
+    one, other = _tables(ours)[..., :, None, :], _tables(theirs)[..., None, :, :]
+    return ((one > other) + 0.5 * (one == other)).mean(axis=(-3, -2, -1))
+
+
 def stratified_bootstrap(
     scores: np.ndarray,
     statistic: Statistic,
@@ -77,13 +102,58 @@ def stratified_bootstrap(
     Source: Agarwal et al., 2021, Section 4.1.
     """
     table = _one_table(scores, "scores")
-    runs, tasks = table.shape
-    if runs < 2:
-        raise ValueError("scores of one run cannot be drawn anew: give two runs or more, or no interval")
     rng = _generator(repetitions, confidence, seed)
-    drawn = rng.integers(runs, size=(repetitions, runs, tasks))
-    resampled = table[drawn, np.arange(tasks)]
-    return _interval(statistic(table), statistic(resampled), confidence)
+    return _interval(statistic(table), statistic(_drawn_runs(table, repetitions, rng)), confidence)
+
+
+def profile_band(
+    scores: np.ndarray,
+    thresholds: np.ndarray,
+    *,
+    repetitions: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of a performance profile's pointwise intervals [thresholds], by the stratified bootstrap.
+
+    Args:
+      scores: [runs, tasks], at least two runs.
+      thresholds: where the profile is looked at.
+      repetitions: tables drawn.
+      confidence: of the percentile intervals.
+      seed: of the draws.
+    """
+    drawn = _drawn_runs(_one_table(scores, "scores"), repetitions, _generator(repetitions, confidence, seed))
+    low, high = np.quantile(
+        performance_profile(drawn, thresholds), [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0
+    )
+    return low, high
+
+
+def independent_bootstrap(
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    repetitions: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """How much a statistic of two sides would vary with other seeds: runs of each are drawn anew for each task.
+
+    Args:
+      ours: [runs, tasks], at least two runs.
+      theirs: the same tasks in the same order, at least two runs.
+      statistic: of both, such as `probability_of_improvement`.
+      repetitions: pairs of tables drawn.
+      confidence: of the percentile interval.
+      seed: of the draws.
+    """
+    one, other = _one_table(ours, "ours"), _one_table(theirs, "theirs")
+    _refuse_other_tasks(one, other)
+    rng = _generator(repetitions, confidence, seed)
+    drawn = statistic(_drawn_runs(one, repetitions, rng), _drawn_runs(other, repetitions, rng))
+    return _interval(statistic(one, other), drawn, confidence)
 
 
 def paired_bootstrap(
@@ -106,11 +176,8 @@ def paired_bootstrap(
       seed: of the draws.
     """
     one, other = _one_table(ours, "ours"), _one_table(theirs, "theirs")
+    _refuse_other_tasks(one, other)
     tasks = one.shape[1]
-    if other.shape[1] != tasks:
-        raise ValueError(
-            f"ours are scores of {tasks} tasks, theirs of {other.shape[1]}: they must be of the same tasks"
-        )
     if tasks < 2:
         raise ValueError("one task cannot be drawn anew: give scores of two tasks or more")
     drawn = _generator(repetitions, confidence, seed).integers(tasks, size=(repetitions, tasks))
@@ -139,6 +206,21 @@ def _one_table(scores: np.ndarray, name: str) -> np.ndarray:
     if table.ndim != 2:
         raise ValueError(f"{name} must be [runs, tasks] or [tasks], got {table.ndim} axes")
     return table
+
+
+def _refuse_other_tasks(ours: np.ndarray, theirs: np.ndarray) -> None:
+    if ours.shape[1] != theirs.shape[1]:
+        raise ValueError(
+            f"ours are scores of {ours.shape[1]} tasks, theirs of {theirs.shape[1]}: they must be of the same tasks"
+        )
+
+
+def _drawn_runs(table: np.ndarray, repetitions: int, rng: np.random.Generator) -> np.ndarray:
+    """Tables [repetitions, runs, tasks] of which each entry is of a run drawn for that task alone."""
+    runs, tasks = table.shape
+    if runs < 2:
+        raise ValueError("scores of one run cannot be drawn anew: give two runs or more, or no interval")
+    return table[rng.integers(runs, size=(repetitions, runs, tasks)), np.arange(tasks)]
 
 
 def _generator(repetitions: int, confidence: float, seed: int) -> np.random.Generator:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import ROOT
 
 from components.optimizers import AdamW
 from components.replays import Uniform
+from experiments import published
 from framework.config import load, shipped_gin_folder
 from framework.experiment import Experiment
 from framework.numbers import Schedule
 
-TABLE = Path(os.environ.get("RULESPACE_PUBLISHED", ROOT.parent / "shared" / "published")) / "hyperparameters.csv"
 BENCHMARKS = sorted(path.stem for path in (shipped_gin_folder() / "benchmarks").glob("*.gin"))
 FRAMES_OF_A_STEP = {"atari": 4, "dmlab30": 4}
 WHOLE = {"crafter": 1}  # Environments that give a batch more fresh trajectories than its replay ratio asks for.
@@ -24,10 +21,7 @@ WHOLE = {"crafter": 1}  # Environments that give a batch more fresh trajectories
 
 @pytest.fixture(scope="module")
 def table() -> dict[str, dict[str, str]]:
-    if not TABLE.is_file():
-        pytest.skip(f"the paper's table of hyperparameters is not at {TABLE}")
-    with TABLE.open() as file:
-        return {row["hyperparameter"]: row for row in csv.DictReader(file)}
+    return {row["hyperparameter"]: row for row in published.rows("hyperparameters")}
 
 
 def experiment_on(benchmark: str, folder: Path) -> Any:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from framework import config
 from framework.config import ConfigError, Loaded, Node, load
 from framework.config import text as config_text
-from framework.config.mistakes import Place
-from framework.config.parsing import parse
 from framework.config.values import Mismatch, coerce, type_name
+from framework.gin_files.mistakes import Place
+from framework.gin_files.parsing import parse
 from framework.interfaces import TrajectoryCore, Weights
 from framework.registry import component
 

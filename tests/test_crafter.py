@@ -7,8 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from components.streams.crafter import ACHIEVEMENT_NUMBERS, ACHIEVEMENTS, PACKAGE, CrafterStream, CrafterWorld
-from components.suites.crafter import Crafter, crafter_score
+from components.streams.crafter import (
+    ACHIEVEMENT_NUMBERS,
+    ACHIEVEMENTS,
+    PACKAGE,
+    CrafterStream,
+    CrafterWorld,
+    crafter_score,
+)
+from components.suites.crafter import Crafter
 from framework.errors import UserError
 from framework.host import HostPool
 from framework.requirements import Requirement

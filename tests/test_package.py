@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("framework", "components", "experiments", "launch", "gin")
+PUBLISHED = ("atari57", "crafter", "dmlab30", "hyperparameters", "nethack", "procgen")
 FILES = ("setup.cfg", "pyproject.toml", "LICENSE", "README.md")
 
 
@@ -79,7 +80,9 @@ def test_setup_cfg_lists_every_package() -> None:
 def test_wheel_holds_every_module_and_gin_file(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for name in SOURCES for path in (ROOT / name).rglob("*.py")}
     configs = {f"rulespace_configs/{path.relative_to(ROOT / 'gin')}" for path in (ROOT / "gin").rglob("*.gin")}
-    assert content(wheel) == modules | configs
+    data = {f"experiments/published/{name}" for name in ("SOURCES.md", *(f"{table}.csv" for table in PUBLISHED))}
+    pages = {f"experiments/reporting/page.{kind}" for kind in ("css", "js")}
+    assert content(wheel) == modules | configs | data | pages
     assert any(name.startswith("rulespace_configs/experiments/") for name in configs)
 
 
@@ -95,6 +98,12 @@ def test_installed_configs_are_found(installed: Path, tmp_path: Path) -> None:
     assert Path(folder) == installed / "rulespace_configs"
     assert not Path(gin_package).is_relative_to(installed)
     assert list((Path(folder) / "experiments").glob("*.gin"))
+
+
+def test_installed_tables_have_their_numbers(installed: Path, tmp_path: Path) -> None:
+    code = "from experiments.cli import main; main(['table', 'procgen', '--format=csv'])"
+    lines = run_installed(code, installed, tmp_path).splitlines()
+    assert any(line.startswith("mean,0.000,1.000,0.412,") for line in lines)
 
 
 def test_command_is_installed(installed: Path) -> None:

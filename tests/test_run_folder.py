@@ -220,7 +220,7 @@ def test_learning_curve_shows_a_line_for_each_task(tmp_path: Path, monkeypatch: 
     path = tmp_path / "learning_curve.png"
     draw_learning_curve(path, {"catch": rising, "maze": falling}, title="ppo", unit="update")
     picture = read_picture(path)
-    first, second = curves._colors(2)
+    first, second = curves.line_colors(2)
     assert has_color(picture, first)
     assert has_color(picture, second)
     top, bottom = picture[:250], picture[400:]
@@ -239,7 +239,7 @@ def test_pictures_of_little(tmp_path: Path) -> None:
     draw_learning_curve(
         tmp_path / "flat.png", {"a": [(1, 1, 0.0), (2, 2, 0.0)], "b": [(1, 1, 0.0)]}, title="", unit="update"
     )
-    blue = curves._colors(1)[0]
+    blue = curves.line_colors(1)[0]
     assert not has_color(read_picture(tmp_path / "empty.png"), blue)
     assert has_color(read_picture(tmp_path / "point.png"), blue)
     assert has_color(read_picture(tmp_path / "flat.png"), blue)

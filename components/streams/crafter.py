@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
+import math
 import pickle
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,16 @@ ACHIEVEMENTS = (
 
 ACHIEVEMENT_NUMBERS = tuple(f"achievement/{name}" for name in ACHIEVEMENTS)
 """Names under which metrics tell in which share of the episodes each was done."""
+
+
+def crafter_score(shares: Sequence[float]) -> float:
+    """The score in percent: exp(mean_i ln(1 + s_i)) - 1, s_i in percent (Hafner, 2022, section 3.3).
+
+    Args:
+      shares: of episodes in which each achievement was reached; the benchmark takes all training episodes that end in
+        the first 1 M steps.
+    """
+    return math.expm1(math.fsum(math.log1p(100.0 * share) for share in shares) / len(shares))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from components.streams.crafter import ACHIEVEMENT_NUMBERS, PACKAGE, CrafterWorld
+from components.streams.crafter import ACHIEVEMENT_NUMBERS, PACKAGE, CrafterWorld, crafter_score
 from framework.registry import component
 from framework.requirements import Requirement
 from framework.types import PyTree
@@ -47,13 +46,3 @@ class Crafter:
     def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The score of the episodes that ended since the last logged point."""
         return {SCORE: crafter_score([numbers[name] for name in ACHIEVEMENT_NUMBERS])}
-
-
-def crafter_score(shares: Sequence[float]) -> float:
-    """The score in percent: exp(mean_i ln(1 + s_i)) - 1, s_i in percent (Hafner, 2022, section 3.3).
-
-    Args:
-      shares: of episodes in which each achievement was reached; the benchmark takes all training episodes that end in
-        the first 1 M steps.
-    """
-    return math.expm1(math.fsum(math.log1p(100.0 * share) for share in shares) / len(shares))

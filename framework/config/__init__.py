@@ -15,11 +15,12 @@ from typing import Any
 
 from framework import registry
 from framework.config import text
-from framework.config.mistakes import ConfigError, Mistake, Place
-from framework.config.parsing import Unreadable
 from framework.config.planning import Plan
-from framework.config.reading import Definition, Key, Reading, read, read_text, shipped_gin_folder
+from framework.config.reading import Definition, Key, Reading, read, read_text
 from framework.config.values import Argument, Node
+from framework.gin_files.folders import shipped_gin_folder
+from framework.gin_files.mistakes import ConfigError, Mistake, Place
+from framework.gin_files.parsing import Unreadable
 
 __all__ = [
     "Argument",

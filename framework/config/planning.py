@@ -9,11 +9,11 @@ from typing import Any
 import gin
 
 from framework import registry
-from framework.config.mistakes import Mistake, Place
-from framework.config.parsing import Macro, Reference, Unreadable, references
 from framework.config.reading import Definition, Key, Reading, guess_selector
 from framework.config.values import Argument, Mismatch, Node, coerce
 from framework.errors import closest, did_you_mean
+from framework.gin_files.mistakes import Mistake, Place
+from framework.gin_files.parsing import Macro, Reference, Unreadable, references
 
 
 class Plan:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.resources
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +13,10 @@ from typing import Any, NamedTuple
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
 from framework import registry
-from framework.config.mistakes import COMMAND_LINE, Mistake, Place
-from framework.config.parsing import Reference, parse, references
 from framework.errors import closest, did_you_mean
-
-_BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")
-
+from framework.gin_files.folders import closest_file, listed, shipped_gin_folder, shown, text_of
+from framework.gin_files.mistakes import COMMAND_LINE, Mistake, Place
+from framework.gin_files.parsing import BARE_WORD, Reference, parse, references
 
 OPTIONAL = "# rulespace: bindings of this file are optional"
 """A line by which a file says that it fits many experiments: what one of them does not have is passed over."""
@@ -69,18 +65,6 @@ class Reading:
     complete: bool = True
 
 
-def shipped_gin_folder() -> Path:
-    """The gin files that come with the package: beside the code in a checkout, data in an installed wheel."""
-    checkout = Path(__file__).resolve().parents[2] / "gin"
-    if (checkout / "experiments").is_dir():  # In site-packages this is the gin library.
-        return checkout
-    try:
-        experiments = importlib.resources.files("rulespace_configs").joinpath("experiments")
-    except ModuleNotFoundError as error:
-        raise FileNotFoundError(f"no shipped gin files in {checkout} or in rulespace_configs: reinstall") from error
-    return Path(str(experiments)).parent
-
-
 def read(config: str, gin_files: Sequence[str], bindings: Sequence[str]) -> Reading:
     """Reads a config, more files, then bindings of the command line: later ones win."""
     reader = _Reader(folders=["", os.path.dirname(config), str(shipped_gin_folder())])
@@ -115,7 +99,7 @@ class _Reader:
         found = self._find(file)
         if found is None:
             self._wrong(place, self._not_found(file))
-            guess = _closest_file(file, self._includable())
+            guess = closest_file(file, self._includable())
             found = self._find(guess) if guess else None
             if found is None:
                 self.reading.complete = False
@@ -128,13 +112,13 @@ class _Reader:
     def read_file(self, path: str, place: Place) -> None:
         """Reads a file; one that cannot be read is a mistake of the place that asks for it."""
         try:
-            text = _text_of(path)
+            text = text_of(path)
         except (OSError, ValueError) as error:
             self._wrong(place, str(error))
             self.reading.complete = False
             return
         self._open.append(os.path.realpath(path))
-        self.read_statements(text, _shown(path))
+        self.read_statements(text, shown(path))
         self._open.pop()
 
     def read_statements(self, text: str, file: str) -> None:
@@ -166,7 +150,7 @@ class _Reader:
             return
         source = f"{name} = {value}"
         statements, mistakes = parse(source, COMMAND_LINE)
-        if mistakes and _BARE_WORD.match(value):
+        if mistakes and BARE_WORD.match(value):
             statements, mistakes = parse(f"{name} = {value!r}", COMMAND_LINE)
         self.reading.mistakes += [place.mistake(mistake.message) for mistake in mistakes]
         for statement in statements:
@@ -253,14 +237,14 @@ class _Reader:
         return next(iter(files or filter(os.path.exists, candidates)), None)
 
     def _not_found(self, file: str) -> str:
-        searched = ", ".join(_shown(folder) if folder else "the working folder" for folder in self._folders)
-        return f"cannot find '{file}' in {searched}.{did_you_mean(_closest_file(file, self._includable()))}"
+        searched = ", ".join(shown(folder) if folder else "the working folder" for folder in self._folders)
+        return f"cannot find '{file}' in {searched}.{did_you_mean(closest_file(file, self._includable()))}"
 
     def _includable(self) -> set[str]:
         """What the folders of the search path offer; of the user's only the top, which may be a large tree."""
         shipped = Path(self._folders[-1])
         names = {str(path.relative_to(shipped)) for path in shipped.rglob("*.gin")}
-        names = names.union(*(_listed(folder or ".") for folder in self._folders[:-1]))
+        names = names.union(*(listed(folder or ".") for folder in self._folders[:-1]))
         return {name for name in names if os.path.realpath(self._find(name) or "") not in self._open}
 
     def _wrong(self, place: Place, message: str) -> None:
@@ -288,37 +272,6 @@ def _config_path(config: str) -> str | None:
 def _no_config(config: str) -> str:
     folder = os.path.dirname(config)
     shipped = {path.stem for path in (shipped_gin_folder() / "experiments").glob("*.gin")}
-    beside = {os.path.join(folder, name) for name in _listed(folder or ".")}
-    guess = closest(config, shipped) or _closest_file(config, beside)
+    beside = {os.path.join(folder, name) for name in listed(folder or ".")}
+    guess = closest(config, shipped) or closest_file(config, beside)
     return f"there is no such file, and no shipped config of that name.{did_you_mean(guess)}"
-
-
-def _closest_file(file: str, candidates: set[str]) -> str | None:
-    """The gin file most like a name; the common suffix does not make two names alike."""
-    guess = closest(file.removesuffix(".gin"), {name.removesuffix(".gin") for name in candidates})
-    return f"{guess}.gin" if guess else None
-
-
-def _listed(folder: str) -> set[str]:
-    return {path.name for path in Path(folder).glob("*.gin")} if os.path.isdir(folder) else set()
-
-
-def _text_of(path: str) -> str:
-    """The text of a gin file; OSError or ValueError say in words why there is none."""
-    shown = _shown(path)
-    if os.path.isdir(path):
-        raise ValueError(f"'{shown}' is a folder, not a gin file")
-    if path.endswith(".py"):
-        raise ValueError(f"'{shown}' is a Python file, not a gin file: to use its components, write import MODULE")
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"'{shown}' is not a text in UTF-8") from None
-    except OSError as error:
-        raise OSError(f"'{shown}' cannot be read: {error.strerror or error}") from None
-
-
-def _shown(path: str) -> str:
-    """A path as people write it: relative within the working folder."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative

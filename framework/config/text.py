@@ -6,7 +6,6 @@ import dataclasses
 import enum
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from typing import Any
 import gin
 
 from framework import registry
-from framework.config.parsing import Macro, Reference
 from framework.config.reading import Key
 from framework.config.values import Argument, Node
+from framework.gin_files.literals import format_literal
+from framework.gin_files.parsing import Macro, Reference
 
 _LINE_LENGTH = 100
 _UNSET = Argument("(not set)", None)  # A class that is passed on may leave parameters to whoever calls it.
@@ -28,6 +28,11 @@ def format_value(value: Any, reference: Callable[[Node], str] = str) -> str:
     Raises:
       ValueError: gin has no literal for it.
     """
+    return format_literal(value, lambda other: _named(other, reference))
+
+
+def _named(value: Any, reference: Callable[[Node], str]) -> str:
+    """What stands for a value that is no literal."""
     match value:
         case Node():
             return reference(value)
@@ -36,24 +41,8 @@ def format_value(value: Any, reference: Callable[[Node], str] = str) -> str:
             return str(dataclasses.replace(value, selector=matches[0]) if len(matches) == 1 else value)
         case Macro():
             return str(value)
-        case enum.Enum():
-            return _constant(value)
-        case None | bool() | int() | str():
-            return repr(value)
-        case float() if math.isinf(value):
-            return "1e999" if value > 0 else "-1e999"
-        case float() if not math.isnan(value):
-            return repr(value)
         case Path():
             return repr(str(value))
-        case list():
-            return f"[{', '.join(format_value(item, reference) for item in value)}]"
-        case tuple():
-            items = [format_value(item, reference) for item in value]
-            return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-        case dict():
-            items = [f"{format_value(k, reference)}: {format_value(v, reference)}" for k, v in value.items()]
-            return f"{{{', '.join(items)}}}"
     return _constant(value)
 
 

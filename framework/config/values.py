@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from framework import interfaces, registry
-from framework.config.mistakes import Place
-from framework.config.parsing import Unreadable
 from framework.errors import closest, did_you_mean
+from framework.gin_files.mistakes import Place
+from framework.gin_files.parsing import Unreadable
 
 _SEQUENCES = (tuple, list, collections.abc.Sequence)
 _MAPPINGS = (dict, collections.abc.Mapping)

@@ -39,12 +39,12 @@ def draw_learning_curve(path: Path, returns: Mapping[str, Sequence[Point]], *, t
     height = max(3.3, _LABEL_HEIGHT * len(drawn))
     figure = Figure(figsize=(8.0, height + _MARGINS), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    _style(axes, title=title, unit=unit, value="mean episode return")
+    style_axes(axes, title=title, unit=unit, value="mean episode return")
     if drawn:
-        _draw_lines(axes, drawn, dict(zip(drawn, _colors(len(drawn)), strict=True)), height=height)
+        _draw_lines(axes, drawn, dict(zip(drawn, line_colors(len(drawn)), strict=True)), height=height)
     else:
         axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=_INK, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +81,14 @@ def draw_panels(path: Path, panels: Sequence[Panel], *, title: str, columns: int
     figure.set_layout_engine("constrained", w_pad=0.15, h_pad=0.1)
     figure.suptitle(title, x=0.01, ha="left", fontsize=14, color=_INK)
     labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
-    colors = dict(zip(labels, _colors(len(labels)), strict=True))
+    colors = dict(zip(labels, line_colors(len(labels)), strict=True))
     for index, panel in enumerate(panels):
         _draw_panel(figure.add_subplot(rows, columns, index + 1), panel, colors, height=height)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str], *, height: float) -> None:
-    _style(axes, title=panel.title, unit=panel.unit, value=panel.value)
+    style_axes(axes, title=panel.title, unit=panel.unit, value=panel.value)
     lines = {label: _known((x, y) for x, y, *_ in points) for label, points in panel.lines.items()}
     for label, points in panel.lines.items():
         bands = [(x, *band) for x, y, *band in points if band and None not in (y, *band)]
@@ -101,7 +101,12 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str], *, height: 
     _draw_lines(axes, {label: points for label, points in lines.items() if points}, colors, height=height)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, whole or not at all.
+
+    Raises:
+      RunFolderError: when the disk refuses.
+    """
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     with disk_errors(f"write {path}"):
@@ -112,7 +117,8 @@ def _known(points: Iterable[tuple[float | None, float | None]]) -> Line:
     return [(x, y) for x, y in points if x is not None and y is not None and math.isfinite(y)]
 
 
-def _style(axes: Axes, *, title: str, unit: str, value: str) -> None:
+def style_axes(axes: Axes, *, title: str, unit: str, value: str) -> None:
+    """The look of all our pictures: a title, what x counts and what y is."""
     from matplotlib.ticker import EngFormatter
 
     axes.set_title(title, loc="left", fontsize=13, color=_INK, pad=12)
@@ -142,7 +148,8 @@ def _draw_lines(axes: Axes, lines: Mapping[str, Line], colors: Mapping[str, str]
         )  # fmt: skip
 
 
-def _colors(count: int) -> list[str]:
+def line_colors(count: int) -> list[str]:
+    """Colours for so many lines, told apart by readers who see few colours where there are at most 8."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

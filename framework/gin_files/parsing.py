@@ -11,14 +11,17 @@ from typing import Any, TypeAlias
 from gin import config_parser
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
-from framework.config.mistakes import Mistake
 from framework.errors import closest, did_you_mean
+from framework.gin_files.mistakes import Mistake
 
 Statement: TypeAlias = BindingStatement | BlockDeclaration | ImportStatement | IncludeStatement
 
+BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")
+"""What the command line takes as a text without quotes."""
+
 _BINDING = re.compile(r"^(\s*)([A-Za-z_][\w./]*)\s*=(?!=)")
 _STATEMENT = re.compile(r"^\s*[A-Za-z_][\w./]*\s*(=(?!=)|:\s*(#.*)?$)|^(include|import|from)\b")
-_BARE_WORD = re.compile(r"Failed to parse token '-?([A-Za-z_]\w*)'")
+_UNQUOTED = re.compile(r"Failed to parse token '-?([A-Za-z_]\w*)'")
 _UNREADABLE = "__unreadable__"
 
 
@@ -134,7 +137,7 @@ def _explain(error: SyntaxError | tokenize.TokenError, parser: _Parser, lines: l
     if text.startswith("Expected indentation"):
         head = next((at for at in range(line - 1, 0, -1) if lines[at - 1].rstrip().endswith(":")), line)
         return head, f"'{lines[head - 1].strip()}' opens a block: indent the bindings below it", head
-    if word := _BARE_WORD.search(text):
+    if word := _UNQUOTED.search(text):
         return line, _bare_word(word[1]), start
     if text.startswith("Expected newline"):
         return line, f"cannot read '{content}': a value is a literal, not an expression; write out the result", start

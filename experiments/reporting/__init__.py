@@ -1,0 +1,1 @@
+"""The report on runs: one HTML page without anything from elsewhere."""

@@ -1,0 +1,1 @@
+"""The papers' tables: how each is defined, filled with runs, and written. Nothing here loads JAX."""

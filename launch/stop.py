@@ -1,0 +1,53 @@
+"""The verb ``stop``: ends a launched grid, here or on other machines."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from framework.errors import UserError
+from launch.grid import GridFolder
+from launch.job import GRACE_SECONDS
+from launch.processes import ProcessId
+
+OK = 0
+
+
+def define_flags(options: flags.FlagValues) -> None:
+    del options
+
+
+def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
+    """Tells the launcher and every running unit to save their state and stop, and waits until they have.
+
+    Raises:
+      UserError: the folder holds no sweep, or something did not stop.
+    """
+    del options
+    grid = GridFolder(Path(arguments[0]))
+    units = [unit.name for unit in grid.units()]
+    launcher = grid.launcher()
+    running = {name: process for name in units if (process := _running(grid, name)) is not None}
+    if launcher is None and not running:
+        print(f"nothing of {grid.path} runs on this machine")
+        return OK
+    for process in filter(None, (launcher, *running.values())):
+        process.send(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (launcher is not None and launcher.alive()) or any(process.alive() for process in running.values()):
+        if time.monotonic() > deadline:
+            left = [name for name, process in running.items() if process.alive()] or ["the launcher"]
+            raise UserError(f"{', '.join(left)} did not stop within {GRACE_SECONDS:.0f} seconds")
+        time.sleep(0.1)
+    print(f"stopped {len(running)} units, with their states saved; the same launch continues them")
+    return OK
+
+
+def _running(grid: GridFolder, unit: str) -> ProcessId | None:
+    record = grid.process_of(unit)
+    process = None if record is None else ProcessId(**record["process"])
+    return process if process is not None and process.alive() else None
