@@ -49,6 +49,7 @@ VERBS = {
     "list": Verb("experiments.listing", "[KIND] [--format=text|json]", "show registered components", least=0),
     "diff": Verb("experiments.diff", "A B", "show what differs between two configs", least=2, most=2),
     "bench": Verb("experiments.bench", "WHAT [--format=json]", "time one part"),
+    "analyse": Verb("experiments.analyse", "WHAT RUN [--step=S] [--out=D]", "ask a run's rule", least=2, most=2),
 }
 
 _CONFIG_HELP = """\
