@@ -62,6 +62,7 @@ VERBS = {
     "launch": Verb("launch.launching", "SWEEP [--on=local|vertex|gke] [--dry_run]", "run a grid, here or on TPUs"),
     "status": Verb("launch.status", "D [--watch]", "show how the units of a grid stand"),
     "stop": Verb("launch.stop", "D", "end a launched grid, with the states saved"),
+    "analyse": Verb("experiments.analyse", "WHAT RUN [--step=S] [--out=D]", "ask a run's rule", least=2, most=2),
 }
 
 _CONFIG_HELP = """\

@@ -130,7 +130,7 @@ class Checkpoints:
 
 
 def restore_newest(
-    folder: Path, like: PyTree, *, within: str = "", warn: Warn = _to_stderr
+    folder: Path, like: PyTree, *, within: str = "", at: int | None = None, warn: Warn = _to_stderr
 ) -> tuple[int, PyTree] | None:
     """Step and state of the newest sound checkpoint; ``None`` where no checkpoint was ever saved.
 
@@ -139,10 +139,12 @@ def restore_newest(
       like: a tree of arrays or ``jax.ShapeDtypeStruct``: the structure, shapes and dtypes expected. Numpy leaves come
         back as numpy, all others as jax arrays, placed as those of ``like``.
       within: path of the part of the state that ``like`` describes, such as ``.meta_params``; all of it by default.
+      at: the one step that is wanted; the newest that is sound by default.
       warn: is told of every damaged checkpoint that was passed over.
 
     Raises:
-      RunFolderError: if all checkpoints are damaged, or the state does not fit ``like``.
+      RunFolderError: if all checkpoints are damaged, the one that is wanted is not there, or the state does not fit
+        ``like``.
     """
     step = _newest_sound(folder, warn)
     return None if step is None else (step, _read_state(folder, step, like, within))
@@ -151,7 +153,14 @@ def restore_newest(
 def _newest_sound(folder: Path, warn: Warn) -> int | None:
     """The step of the newest sound checkpoint; ``None`` where there never was any."""
     damages: dict[int, str] = {}
-    for step in reversed(_steps(folder)):
+    steps = _steps(folder)
+    if at is not None and at not in steps:
+        kept = ", ".join(map(str, steps)) or "none"
+        raise RunFolderError(
+            f"{folder} holds no checkpoint of step {at} (there are: {kept}): name one of these, or let a run keep more "
+            "of them: --gin.Experiment.logging=@Logging() --gin.Logging.keep_checkpoints=N"
+        )
+    for step in reversed(steps if at is None else [at]):
         try:
             _verify(folder / str(step), step)
         except _Damaged as damage:

@@ -56,13 +56,16 @@ class HostGroup:
       population: the agents.
       root: the run's root key.
       workers: processes that step the environments; 0 steps them in this one.
+      births: agents that have lived in each place before, which tells the tasks of those that live there now [P].
     """
 
-    def __init__(self, population: Population, root: np.ndarray, workers: int) -> None:
+    def __init__(
+        self, population: Population, root: np.ndarray, workers: int, births: np.ndarray | None = None
+    ) -> None:
         self.population, self._programs = population, HostPrograms.of(population)
         self._agents, self._own = population.agents, population.agents.own
         self._root = [int(word) for word in root]
-        self._births = np.zeros(population.count, int)
+        self._births = np.zeros(population.count, int) if births is None else births
         self._size = population.lifecycle.group.num_environments
         places = [(p, e) for p in self._own.tolist() for e in range(self._size)]
         self.pool = HostPool([self._environment(p) for p, _ in places], [self._seed(p, e) for p, e in places], workers)
@@ -251,7 +254,7 @@ class Worlds:
     def warmed_up(self, state: TrainState) -> TrainState:
         """The first state, with replays that hold a batch."""
         root, counter = state.root_key, self._trainer.counter(state)
-        of_groups = _in_turns(
+        of_groups = in_turns(
             {index: host.warmed_up(state.groups[index].agents, root, counter) for index, host in self._groups.items()}
         )
         return _with_groups(state, {index: self._warm(state.groups[index], index, a) for index, a in of_groups.items()})
@@ -274,7 +277,7 @@ class Worlds:
             index: step(state.meta_params, groups[index].agents, state.root_key, counter)
             for index, step in self._on_device.items()
         }
-        parts |= _in_turns(
+        parts |= in_turns(
             {
                 index: host.step(state.meta_params, groups[index].agents, state.root_key, counter)
                 for index, host in self._groups.items()
@@ -289,7 +292,7 @@ class Worlds:
             for index, host in self._groups.items()
             if host.population.lives_end
         }
-        return _with_groups(state, _in_turns(recycling))
+        return _with_groups(state, in_turns(recycling))
 
     def files(self) -> dict[str, bytes]:
         """{file: the states of an agent's environments}, to be kept beside the state of the same step.
@@ -330,7 +333,7 @@ def _only(places: np.ndarray | None, action: np.ndarray) -> np.ndarray:
     return action if places is None else np.where(places[:, None], action, STAND_STILL)
 
 
-def _in_turns(tasks: Mapping[int, InTurns[T]]) -> dict[int, T]:
+def in_turns(tasks: Mapping[int, InTurns[T]]) -> dict[int, T]:
     """What each of several tasks returns; one goes on while the environments of the others are stepped."""
     results: dict[int, T] = {}
     while len(results) < len(tasks):
