@@ -146,12 +146,12 @@ def restore_newest(
       RunFolderError: if all checkpoints are damaged, the one that is wanted is not there, or the state does not fit
         ``like``.
     """
-    step = _newest_sound(folder, warn)
+    step = _newest_sound(folder, warn, at)
     return None if step is None else (step, _read_state(folder, step, like, within))
 
 
-def _newest_sound(folder: Path, warn: Warn) -> int | None:
-    """The step of the newest sound checkpoint; ``None`` where there never was any."""
+def _newest_sound(folder: Path, warn: Warn, at: int | None = None) -> int | None:
+    """The step of the newest sound checkpoint, or of the one that is wanted; ``None`` where there never was any."""
     damages: dict[int, str] = {}
     steps = _steps(folder)
     if at is not None and at not in steps:

@@ -114,7 +114,7 @@ def test_worker_processes_load_no_jax() -> None:
 
 
 def test_gin_is_imported_at_the_edge_only() -> None:
-    edge = re.compile(r"framework\.(registry|(config|gin_files)(\.\w+)?)")
+    edge = re.compile(r"framework\.(registry|(config|gin_files)(\.\w+)?)|launch\.sweep_file")
     inside = [
         place(path, node)
         for module, path in OURS.items()
