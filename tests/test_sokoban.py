@@ -202,9 +202,11 @@ def test_the_last_box_terminates_even_at_the_limit() -> None:
     _, ended = step(jax.random.key(0), level[None], state.replace(time=jnp.asarray(19)), jnp.asarray(RIGHT))
     assert float(ended.reward) == pytest.approx(10.9)
     assert (bool(ended.last), float(ended.discount)) == (True, 0.0)
+    assert float(ended.episode_numbers["sokoban/solved"]) == 1.0
     _, ended = step(jax.random.key(0), level[None], state.replace(time=jnp.asarray(19)), jnp.asarray(UP))
     assert float(ended.reward) == pytest.approx(-0.1)
     assert (bool(ended.last), float(ended.discount)) == (True, 1.0)
+    assert float(ended.episode_numbers["sokoban/solved"]) == 0.0
     assert float(transition_weight(ended.discount, ended.last)) == 0.0
 
 
