@@ -168,10 +168,10 @@ def _paragraph(
         told.append(f"{reach}{beyond}{mean}")
     episodes = int(last.sum())
     return (
-        f"The rule of {run.described} computes its targets for {last.shape[0] * last.shape[2]:,} fresh trajectories of "
-        f"{last.shape[1]} steps ({episodes:,} episode ends). Then the agent's {heads} at one row t + k is exchanged for "
-        "that of another row of the same agent drawn at random, in the online and the target network, and the targets "
-        "are computed anew. Shown is KL(target before || target after) at t, mean over all t, trajectories and agents "
+        f"The rule of {run.described} computes its targets for {last.shape[0] * last.shape[2]:,} fresh trajectories "
+        f"of {last.shape[1]} steps ({episodes:,} episode ends). Then the agent's {heads} at one row t + k is exchanged "
+        "for that of another row of the same agent drawn at random, in the online and the target network, and the "
+        "targets are computed anew. Shown is KL(target before || target after) at t, mean over all t, trajectories and agents "
         f"where t and t + k are in one episode. {'; '.join(told)}."
     )
 
@@ -194,6 +194,7 @@ def _draw(figure: Figure, curves: dict[str, Any]) -> None:
     if np.isfinite(lowest):
         axes.set_yscale("log")
     axes.set_title("Change of a target at t when a prediction at t + k is exchanged", loc="left", fontsize=11)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("k (steps); dotted: with an episode's end in between")
     axes.set_ylabel("KL(before || after), nats")
     axes.spines[["top", "right"]].set_visible(False)

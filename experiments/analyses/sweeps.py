@@ -197,9 +197,9 @@ def _paragraph(run: RestoredRun, predictions: tuple[PredictionTarget, ...], numb
     sentences = [
         f"On {numbers['trajectories']:,} fixed trajectories of {run.described}, the reward of step "
         f"{numbers['step']} is set to each of {len(numbers['reward']['rewards'])} values and the rule's "
-        f"{numbers['target']} computed anew (its number where it is one, else log {numbers['target']}(a) - log pi(a), by "
-        "how much the action taken shall become more likely), at that step and at steps k earlier in the same episode. "
-        f"Slope over the reward: {told}."
+        f"{numbers['target']} computed anew (its number where it is one, else log {numbers['target']}(a) - log pi(a), "
+        "by how much the action taken shall become more likely), at that step and at steps k earlier in the same "
+        f"episode. Slope over the reward: {told}."
     ]
     for prediction in predictions:
         found = numbers["predictions"][prediction.head]
@@ -207,9 +207,9 @@ def _paragraph(run: RestoredRun, predictions: tuple[PredictionTarget, ...], numb
             sentences.append(f"No trajectory goes on after that step, so that {prediction.head} cannot be swept.")
             continue
         sentences.append(
-            f"With {prediction.head} of the next step peaked at one category ({PEAK:.0%}), {numbers['target']} differs by "
-            f"up to {found['range_by_distance'][0]:.3g} between categories (highest {found['highest_category']}, lowest "
-            f"{found['lowest_category']}): as much as between two rewards that are "
+            f"With {prediction.head} of the next step peaked at one category ({PEAK:.0%}), {numbers['target']} differs "
+            f"by up to {found['range_by_distance'][0]:.3g} between categories (highest {found['highest_category']}, "
+            f"lowest {found['lowest_category']}): as much as between two rewards that are "
             f"{_in_rewards(found['range_by_distance'][0], slopes[0])} apart."
         )
     return " ".join(sentences)
