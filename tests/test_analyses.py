@@ -22,7 +22,7 @@ from experiments.analyses.findings import Findings, write
 from experiments.analyses.horizon import by_distance, changes, summary
 from experiments.analyses.predictions import Predictions, discounted_returns, future_entropy, large_reward_ahead
 from experiments.analyses.regression import Classification, CrossValidation, Regression
-from experiments.analyses.sweeps import Effect, at_distances, over_categories, over_rewards
+from experiments.analyses.sweeps import Effect, at_distances, over_categories, over_rewards, swept_step
 from framework.context import FeatureContext
 from framework.errors import UserError
 from framework.runs.folder import RunFolder
@@ -273,6 +273,13 @@ def test_a_known_rule_is_explained() -> None:
     by_category = at_distances(swept[None], last[None], step, row=step + 1)
     np.testing.assert_allclose(by_category[0] - by_category[0, 0], [0.0, 0.0, 2.0 * (0.9 - 0.05)], atol=1e-5)
     np.testing.assert_allclose(np.ptp(by_category[1:], axis=1), 0.0, atol=1e-6)
+
+
+def test_a_step_with_a_past_is_swept() -> None:
+    last = np.zeros((1, 9, 1), bool)
+    last[0, [3, 7]] = True
+    assert swept_step(last) == 2  # Steps 3 and 7 end episodes, and step 6 leaves too little behind it.
+    assert swept_step(np.zeros((1, 9, 1), bool)) == 5
 
 
 def test_effects_on_a_policy_are_changes_of_its_logarithm() -> None:

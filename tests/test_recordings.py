@@ -40,7 +40,7 @@ def recorded(folder: Path, file_format: str = "array_record", first: int = 0) ->
 
 @pytest.fixture
 def registry() -> Any:
-    """seqio's registries, emptied of what a test adds."""
+    """The registries of seqio, emptied of what a test adds."""
     import seqio
 
     yield seqio

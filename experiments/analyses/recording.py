@@ -105,7 +105,8 @@ class Record:
             f"{description.trajectories:,} trajectories of {self.steps} steps ({megabytes:.1f} MB, {episodes:,} "
             f"episode ends, mean reward {recording['reward'].mean():.4g}) of {run.described}: the agents act in "
             f"{self.streams} fresh environments each, of the task of their life (seed {self.seed}), with sampled "
-            f"actions, and do not learn. Each record of {description.file} is one trajectory; description.json names its arrays, which "
+            f"actions, and do not learn. Each record of {description.file} is one trajectory; description.json names "
+            "its arrays, which "
             "experiments.analyses.datasets describes as a seqio Task."
         )
         return Findings(

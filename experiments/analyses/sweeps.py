@@ -109,6 +109,18 @@ def at_distances(effects: np.ndarray, last: np.ndarray, step: int, row: int) -> 
     return np.stack(found)
 
 
+def swept_step(last: np.ndarray) -> int:
+    """The step with the longest past in its episode, over trajectories [agents, T, B], in their first two thirds.
+
+    Behind it, a rule that reads trajectories backwards still has something to read.
+    """
+    past, longest = np.zeros(last[:, 0].shape, int), []
+    for step in range(max(1, 2 * last.shape[1] // 3)):
+        longest.append((past * ~last[:, step]).mean())
+        past = np.where(last[:, step], 0, past + 1)
+    return int(np.argmax(longest))
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """What the policy target is as a function of a reward, and of the predictions of the next step."""
@@ -132,7 +144,7 @@ class Rule:
         effect = Effect(run.rule, self._known_target(run.rule))
         played = play(run, streams=self.streams, steps=self.steps, seed=self.seed)
         last = np.asarray(played.trajectory.last)
-        step = last.shape[1] // 2
+        step = swept_step(last)
         seen = played.inputs, run.agents.learner.rule_carry
         agents = [jax.tree.map(lambda x, i=index: x[i], seen) for index in range(run.population.count)]
         rewards = np.linspace(-self.most, self.most, self.rewards)
