@@ -1,7 +1,7 @@
 """Files of recorded trajectories, and what seqio makes of them: tasks, mixtures, batches that resume.
 
-A record holds one trajectory as a ``tf.train.Example`` with the bytes of every array; ``description.json`` beside it says
-which arrays there are. TensorFlow and seqio are imported only where they are used.
+A record holds one trajectory as a ``tf.train.Example`` with the bytes of every array; ``description.json`` beside it
+says which arrays there are. TensorFlow and seqio are imported only where they are used.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 

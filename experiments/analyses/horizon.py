@@ -168,11 +168,11 @@ def _paragraph(
         told.append(f"{reach}{beyond}{mean}")
     episodes = int(last.sum())
     return (
-        f"The rule of {run.described} computes its targets for {last.shape[0] * last.shape[2]:,} fresh trajectories of "
-        f"{last.shape[1]} steps ({episodes:,} episode ends). Then the agent's {heads} at one row t + k is exchanged for "
-        "that of another row of the same agent drawn at random, in the online and the target network, and the targets "
-        "are computed anew. Shown is KL(target before || target after) at t, mean over all t, trajectories and agents "
-        f"where t and t + k are in one episode. {'; '.join(told)}."
+        f"The rule of {run.described} computes its targets for {last.shape[0] * last.shape[2]:,} fresh trajectories "
+        f"of {last.shape[1]} steps ({episodes:,} episode ends). Then the agent's {heads} at one row t + k is exchanged "
+        "for that of another row of the same agent drawn at random, in the online and the target network, and the "
+        "targets are computed anew. Shown is KL(target before || target after) at t, mean over all t, trajectories "
+        f"and agents where t and t + k are in one episode. {'; '.join(told)}."
     )
 
 
@@ -187,13 +187,15 @@ def _draw(figure: Figure, curves: dict[str, Any]) -> None:
     for index, (name, curve) in enumerate(curves.items()):
         change = np.array(curve["change"])
         axes.plot(change, color=f"C{index}", marker=".", label=name)
-        if np.isfinite(across := np.array(curve["across"])).any():
-            axes.plot(across, color=f"C{index}", linestyle=":", linewidth=1.0)
+        across = np.array(curve["across"])
+        if (shown := across > 0).any():
+            axes.plot(np.flatnonzero(shown), across[shown], color=f"C{index}", linestyle=":", linewidth=1.0)
         positive = change[np.isfinite(change) & (change > 0)]
         lowest = min(lowest, positive.min(initial=np.inf))
     if np.isfinite(lowest):
         axes.set_yscale("log")
     axes.set_title("Change of a target at t when a prediction at t + k is exchanged", loc="left", fontsize=11)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("k (steps); dotted: with an episode's end in between")
     axes.set_ylabel("KL(before || after), nats")
     axes.spines[["top", "right"]].set_visible(False)

@@ -62,7 +62,7 @@ def distances(level: GridLevel, goals: np.ndarray) -> np.ndarray:
 
 
 def observations_of_sites(environment: GridworldEnvironment, task: GridTask, key: Array) -> tuple[Array, GridState]:
-    """What an agent sees on each site [S, ...] while all objects but one that lies there are present; and the states."""
+    """What an agent sees on each site [S, ...] while all objects but one that lies there are present; the states."""
     state, _ = environment.reset(key, task)
     level = task.level
 
@@ -170,8 +170,8 @@ class Map:
         environment = lifecycle.environment
         if not isinstance(environment, GridworldEnvironment):
             raise UserError(
-                f"a map needs a grid world, and the agents of {run.name} live in {type(environment).__name__}: analyse a "
-                "run such as lpg_small or lpg_gridworlds"
+                f"a map needs a grid world, and the agents of {run.name} live in {type(environment).__name__}: analyse "
+                "a run such as lpg_small or lpg_gridworlds"
             )
         return lifecycle, environment
 
@@ -218,7 +218,7 @@ class Map:
     def marks(self) -> list[int]:
         """Numbers of updates at which the agent is looked at."""
         spread = np.geomspace(max(1, self.updates // 2 ** (2 * (self.snapshots - 2))), self.updates, self.snapshots - 1)
-        return [0, *dict.fromkeys(int(round(mark)) for mark in spread)]
+        return [0, *dict.fromkeys(round(float(mark)) for mark in spread)]
 
     def _findings(
         self, run: RestoredRun, task: str, head: str, agent: AgentState, found: list[Snapshot], objects: np.ndarray
@@ -259,10 +259,11 @@ class Map:
             numbers=numbers,
             paragraph=(
                 f"A fresh agent learns on {task} with the rule of {run.described}, frozen ({_listed(chosen)}). After "
-                f"{', '.join(str(s.updates) for s in found)} updates its {head} is computed on every cell, with all "
-                "objects present. Colours show the first principal component of its probabilities over all cells and "
-                f"pictures, which explains {explained:.0%} of their variance; its sign is chosen. Correlation over cells "
-                f"with {CLOSENESS}^(moves to the nearest object with a positive reward): "
+                f"{', '.join(str(s.updates) for s in found)} updates its {head} is computed on every cell, with "
+                "all objects present. Colours show the first principal component of how its probabilities differ from "
+                f"their mean over cells, one for all pictures, which explains {explained:.0%} of the variance; its "
+                f"sign is chosen. Correlation over cells with {CLOSENESS}^(moves to the nearest object with a "
+                "positive reward): "
                 f"{', '.join('none' if c is None else f'{c:.2f}' for c in correlations)}. Mean return of the episodes "
                 f"between the pictures: {', '.join(f'{s.episode_return:.3g}' for s in found[1:])}. Arrows: the most "
                 "likely move. The pictures are of an agent that learns anew, so that they do not depend on which "
@@ -273,10 +274,12 @@ class Map:
 
 
 def principal_component(found: list[Snapshot]) -> tuple[np.ndarray, float]:
-    """First principal component of all snapshots' predictions [snapshots, S], and its share of the variance."""
+    """First principal component of how predictions differ between cells [snapshots, S], and its share of the variance.
+
+    The mean over cells is taken off each snapshot: what all cells have in common moves most, and tells nothing of any.
+    """
     every = np.stack([snapshot.prediction for snapshot in found]).astype(np.float64)
-    flat = every.reshape(-1, every.shape[-1])
-    centred = flat - flat.mean(0)
+    centred = (every - every.mean(1, keepdims=True)).reshape(-1, every.shape[-1])
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     variance = np.square(singular)
     share = float(variance[0] / variance.sum()) if variance.sum() > 0 else 0.0
@@ -297,7 +300,8 @@ def _listed(numbers: dict[str, float]) -> str:
 def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
     snapshots, places = numbers["snapshots"], np.array(numbers["places"])
     rows, columns = places.max(0) + 1
-    figure.set_size_inches(2.6 * len(snapshots) + 0.9, 2.6 * rows / columns + 1.2)
+    figure.set_size_inches(2.6 * len(snapshots) + 0.9, 2.6 * rows / columns + 0.7)
+    objects = [thing["place"] for thing in numbers["objects"]]
     most = max(abs(value) for snapshot in snapshots for value in snapshot["component"]) or 1.0
     every = []
     for index, snapshot in enumerate(snapshots):
@@ -306,14 +310,29 @@ def _draw(figure: Figure, numbers: dict[str, Any]) -> None:
         grid = np.full((rows, columns), np.nan)
         grid[tuple(places.T)] = snapshot["component"]
         drawn = axes.imshow(grid, cmap="RdBu", vmin=-most, vmax=most)
-        likely = np.array(snapshot["policy"]).argmax(-1)
-        down, right = np.array(MOVES)[likely].T
         if snapshot["updates"]:
-            axes.quiver(places[:, 1], places[:, 0], right, -down, scale=2.6 * columns, width=0.012, color="0.25")
+            free = ~np.isin(places @ (columns, 1), np.array(objects) @ (columns, 1))
+            down, right = np.array(MOVES)[np.array(snapshot["policy"])[free].argmax(-1)].T
+            axes.quiver(
+                places[free, 1],
+                places[free, 0],
+                right,
+                -down,
+                scale=2.6 * columns,
+                width=0.012,
+                color="0.25",
+                pivot="mid",
+            )
         for thing in numbers["objects"]:
             row, column = thing["place"]
             axes.text(
-                column, row, "+" if thing["reward"] > 0 else "-", ha="center", va="center", fontsize=15, weight="bold"
+                column,
+                row,
+                "+" if thing["reward"] > 0 else "\N{MINUS SIGN}",
+                ha="center",
+                va="center",
+                fontsize=15,
+                weight="bold",
             )
         returned = snapshot["episode_return"]
         told = "" if returned is None or not np.isfinite(returned) else f"\nreturn {returned:.2f}"

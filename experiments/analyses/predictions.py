@@ -29,6 +29,9 @@ DISCOUNTS = (0.5, 0.8, 0.9, 0.95, 0.99)
 CUT_OFF = 0.05
 """Largest weight, in a return that counts as known, of what lies behind the trajectory's end (chosen)."""
 
+LEAST_KNOWN = 0.1
+"""Share of the steps at which a discount's return must be known to be asked for (chosen)."""
+
 MOST_OBSERVED = 4096
 """Numbers of the largest observation that is tried as an input."""
 
@@ -78,7 +81,8 @@ def large_reward_ahead(
     """Whether one of the next rewards is large, this step's first, and whether that is known, both bool [N, T].
 
     Args:
-      reward, last: of each step [N, T].
+      reward: of each step [N, T].
+      last: whether it ended an episode [N, T].
       window: how many rewards; those behind the episode's end do not count.
       threshold: from which on a reward is large.
     """
@@ -124,11 +128,11 @@ class Predictions:
     title: ClassVar[str] = "What predictions tell of the future"
 
     streams: int = parameter(32, "Environments in which each agent acts.")
-    steps: int = parameter(256, "Steps of a trajectory.")
+    steps: int = parameter(128, "Steps of a trajectory.")
     window: int = parameter(10, "Steps ahead that entropies and rewards are looked for.")
     quantile: float = parameter(0.9, "Of the positive rewards, from which on a reward is large.")
-    samples: int = parameter(8192, "Steps that are drawn from the trajectories at most.")
-    fit_steps: int = parameter(1500, "Minibatches that an MLP learns from.")
+    samples: int = parameter(4096, "Steps that are drawn from the trajectories at most.")
+    fit_steps: int = parameter(600, "Minibatches that an MLP learns from.")
     recording: str | None = parameter(None, "Folder of recorded trajectories, in place of fresh ones.")
     seed: int = parameter(0, "Of environments, actions, folds and fits.")
 
@@ -149,12 +153,11 @@ class Predictions:
             paragraph=(
                 f"From each of {heads} of {source}, MLPs (hidden layers {'-'.join(map(str, SMALL))} for pi and v, "
                 f"{'-'.join(map(str, LARGE))} for the others; Adam, stopped by a tenth of the trajectories) tell, at "
-                f"{numbers['samples']:,} steps of {numbers['trajectories']:,} trajectories, the mean policy entropy of "
-                f"the next {self.window} steps of the episode (R^2), whether one of its next {self.window} rewards is at "
-                f"least {_threshold(numbers)} (accuracy; the more frequent answer alone is right in "
+                f"{numbers['samples']:,} steps of {numbers['trajectories']:,} trajectories, the mean policy entropy "
+                f"of the next {self.window} steps of the episode (R^2), whether one of its next {self.window} rewards "
+                f"is at least {_threshold(numbers)} (accuracy; the more frequent answer alone is right in "
                 f"{_percent(numbers['scores'].get('large_reward'))}), and the discounted return (R^2; a return is one "
-                "draw, so that even the state itself tells only a part of it: see `observation`, where it is among the "
-                "inputs). Five-fold cross-validation, folds of whole trajectories; given is the mean over folds. "
+                "draw, of which nothing tells all; what a state is worth differs between agents, where there are several). Five-fold cross-validation, folds of whole trajectories; given is the mean over folds. "
                 f"{_in_words(numbers)}"
             ),
             draw=lambda figure: _draw(figure, numbers),
@@ -195,9 +198,11 @@ class Predictions:
             found, known = large_reward_ahead(reward, last, self.window, threshold)
             truth = found[..., None].astype(np.float32)
             asked.append(Truths("large_reward", Classification(), ("large_reward",), truth, known[..., None]))
-        pairs = [discounted_returns(recording, discount) for discount in DISCOUNTS]
-        values, knowns = (np.stack(part, axis=-1) for part in zip(*pairs, strict=True))
-        asked.append(Truths("returns", Regression(), tuple(f"{d:g}" for d in DISCOUNTS), values, knowns))
+        returns = {f"{discount:g}": discounted_returns(recording, discount) for discount in DISCOUNTS}
+        told = {label: pair for label, pair in returns.items() if pair[1].mean() >= LEAST_KNOWN}
+        if told:
+            values, knowns = (np.stack(part, axis=-1) for part in zip(*told.values(), strict=True))
+            asked.append(Truths("returns", Regression(), tuple(told), values, knowns))
         return asked, threshold
 
     def measure(self, recording: Recording, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -268,7 +273,7 @@ def _in_words(numbers: dict[str, Any]) -> str:
         for source, scores in found["inputs"].items():
             values = ", ".join(f"{score['mean']:.2f}" for score in scores.values())
             told.append(f"{source} {values}")
-        discounts = f" at discounts {', '.join(map(str, DISCOUNTS))}" if name == "returns" else ""
+        discounts = f" at discounts {', '.join(next(iter(found['inputs'].values())))}" if name == "returns" else ""
         sentences.append(f"{name.replace('_', ' ').capitalize()}{discounts}: {'; '.join(told)}.")
     return " ".join(sentences)
 

@@ -97,17 +97,16 @@ class Record:
         played = play(run, streams=self.streams, steps=self.steps, seed=self.seed)
         recording = recorded(played, run.rule, observations=self.observations)
         if not all(np.isfinite(x).all() for x in recording.values() if x.dtype.kind == "f"):
-            raise UserError(
-                f"{run.described}: an agent's numbers are lost (NaN): record an earlier checkpoint, by --step"
-            )
+            raise UserError(f"{run.described}: an agent's numbers are lost (NaN): name an earlier checkpoint by --step")
         description = Description.of(recording, file_format=self.format, source=run.described, seed=self.seed)
         episodes = int(recording["last"].sum())
         megabytes = sum(x.nbytes for x in recording.values()) / 1e6
         paragraph = (
-            f"{description.trajectories:,} trajectories of {self.steps} steps ({megabytes:.1f} MB, {episodes:,} episode "
-            f"ends, mean reward {recording['reward'].mean():.4g}) of {run.described}: the agents act in {self.streams} "
-            f"fresh environments each, of the task of their life (seed {self.seed}), with sampled actions, and do not "
-            f"learn. Each record of {description.file} is one trajectory; description.json names its arrays, which "
+            f"{description.trajectories:,} trajectories of {self.steps} steps ({megabytes:.1f} MB, {episodes:,} "
+            f"episode ends, mean reward {recording['reward'].mean():.4g}) of {run.described}: the agents act in "
+            f"{self.streams} fresh environments each, of the task of their life (seed {self.seed}), with sampled "
+            f"actions, and do not learn. Each record of {description.file} is one trajectory; description.json names "
+            "its arrays, which "
             "experiments.analyses.datasets describes as a seqio Task."
         )
         return Findings(

@@ -41,7 +41,7 @@ class Regression:
         return (truth - mean) / np.maximum(deviation, 1e-8)
 
     def score(self, answer: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        mean = np.average(truth, axis=0, weights=weight)
+        mean = (weight * truth).sum(0) / np.maximum(weight.sum(0), 1e-12)
         left = (weight * np.square(truth - answer)).sum(0)
         spread = (weight * np.square(truth - mean)).sum(0)
         return np.where(spread > 1e-12, 1.0 - left / np.maximum(spread, 1e-12), np.nan)
@@ -59,7 +59,7 @@ class Classification:
 
     def score(self, answer: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
         right = (answer > 0.0) == (truth > 0.5)
-        return np.average(right, axis=0, weights=weight)
+        return (weight * right).sum(0) / np.maximum(weight.sum(0), 1e-12)
 
 
 class MLP(nn.Module):
@@ -79,8 +79,9 @@ class MLP(nn.Module):
 class CrossValidation:
     """Fits an MLP on all folds but one, and scores it on that one; every fold once.
 
-    A trajectory's steps are all in one fold: neighbouring steps are nearly equal, and one must not answer for the other.
-    A tenth of the trajectories that are learned from says when to stop: the parameters that were best on it are scored.
+    A trajectory's steps are all in one fold: neighbouring steps are nearly equal, and one must not answer for the
+    other. A tenth of the trajectories that are learned from says when to stop: the parameters that were best on it are
+    scored.
 
     Attributes:
       folds: number of folds.
@@ -92,9 +93,9 @@ class CrossValidation:
     """
 
     folds: int = 5
-    steps: int = 1500
-    batch: int = 256
-    learning_rate: float = 1e-3
+    steps: int = 600
+    batch: int = 128
+    learning_rate: float = 2e-3
     check_interval: int = 50
     seed: int = 0
 

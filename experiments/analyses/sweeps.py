@@ -109,6 +109,18 @@ def at_distances(effects: np.ndarray, last: np.ndarray, step: int, row: int) -> 
     return np.stack(found)
 
 
+def swept_step(last: np.ndarray) -> int:
+    """The step with the longest past in its episode, over trajectories [agents, T, B], in their first two thirds.
+
+    Behind it, a rule that reads trajectories backwards still has something to read.
+    """
+    past, longest = np.zeros(last[:, 0].shape, int), []
+    for step in range(max(1, 2 * last.shape[1] // 3)):
+        longest.append((past * ~last[:, step]).mean())
+        past = np.where(last[:, step], 0, past + 1)
+    return int(np.argmax(longest))
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """What the policy target is as a function of a reward, and of the predictions of the next step."""
@@ -132,7 +144,7 @@ class Rule:
         effect = Effect(run.rule, self._known_target(run.rule))
         played = play(run, streams=self.streams, steps=self.steps, seed=self.seed)
         last = np.asarray(played.trajectory.last)
-        step = last.shape[1] // 2
+        step = swept_step(last)
         seen = played.inputs, run.agents.learner.rule_carry
         agents = [jax.tree.map(lambda x, i=index: x[i], seen) for index in range(run.population.count)]
         rewards = np.linspace(-self.most, self.most, self.rewards)
@@ -197,9 +209,9 @@ def _paragraph(run: RestoredRun, predictions: tuple[PredictionTarget, ...], numb
     sentences = [
         f"On {numbers['trajectories']:,} fixed trajectories of {run.described}, the reward of step "
         f"{numbers['step']} is set to each of {len(numbers['reward']['rewards'])} values and the rule's "
-        f"{numbers['target']} computed anew (its number where it is one, else log {numbers['target']}(a) - log pi(a), by "
-        "how much the action taken shall become more likely), at that step and at steps k earlier in the same episode. "
-        f"Slope over the reward: {told}."
+        f"{numbers['target']} computed anew (its number where it is one, else log {numbers['target']}(a) - log pi(a), "
+        "by how much the action taken shall become more likely), at that step and at steps k earlier in the same "
+        f"episode. Slope over the reward: {told}."
     ]
     for prediction in predictions:
         found = numbers["predictions"][prediction.head]
@@ -207,9 +219,9 @@ def _paragraph(run: RestoredRun, predictions: tuple[PredictionTarget, ...], numb
             sentences.append(f"No trajectory goes on after that step, so that {prediction.head} cannot be swept.")
             continue
         sentences.append(
-            f"With {prediction.head} of the next step peaked at one category ({PEAK:.0%}), {numbers['target']} differs by "
-            f"up to {found['range_by_distance'][0]:.3g} between categories (highest {found['highest_category']}, lowest "
-            f"{found['lowest_category']}): as much as between two rewards that are "
+            f"With {prediction.head} of the next step peaked at one category ({PEAK:.0%}), {numbers['target']} differs "
+            f"by up to {found['range_by_distance'][0]:.3g} between categories (highest {found['highest_category']}, "
+            f"lowest {found['lowest_category']}): as much as between two rewards that are "
             f"{_in_rewards(found['range_by_distance'][0], slopes[0])} apart."
         )
     return " ".join(sentences)

@@ -226,6 +226,12 @@ NETHACK = Table(
     ),
 )
 
+def solved_percent(run: RunRecord) -> float | None:
+    """How many of the training episodes were solved, in percent, where the run last tells of any."""
+    told = [point[SOLVED] for point in read_metrics(run.folder) if point.get("episode/completed") and SOLVED in point]
+    return 100.0 * told[-1] if told else None
+
+
 SOKOBAN = Table(
     name="sokoban",
     title="Returns on Sokoban",
@@ -236,6 +242,7 @@ SOKOBAN = Table(
     env_steps=SOKOBAN_STEPS,
     experiments=("disco103_sokoban",),
     sweep="table_sokoban",
+    measures=(Measure("solved at the end, %", solved_percent),),
     agents_are_rows=True,
     footnotes=(
         "The paper's numbers on Sokoban are not held.",
