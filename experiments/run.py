@@ -192,6 +192,8 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
     experiment = trainer.experiment
     checkpoints = Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints)
     held_out = None if experiment.held_out is None else Measurement(experiment, experiment.held_out)
+    for mesh in (trainer.populations[0].agents.mesh, *(held_out.meshes if held_out else ())):
+        hosts.introduce(mesh)
     with contextlib.ExitStack() as closing:
         worlds = closing.enter_context(Worlds(trainer)) if trainer.on_host else None
         restored = checkpoints.restore(trainer.state_shapes())

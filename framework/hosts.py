@@ -90,12 +90,14 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
-def introduce(mesh: Mesh) -> None:
-    """Has the devices of a mesh meet, while all processes are here; all of them call it.
+def introduce(mesh: Mesh | None) -> None:
+    """Has the devices of a mesh of several hosts meet, while all processes are here; all of them call it.
 
     Those of CPUs give each other up after 30 seconds, and the first program may take one host that much longer to
     compile than another.
     """
+    if mesh is None or not mesh.is_multi_process:
+        return
     wait_for_all()
     everywhere = NamedSharding(mesh, PartitionSpec())
     one_each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))

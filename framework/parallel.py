@@ -147,10 +147,7 @@ def mesh_for(counts: Sequence[int], *, repeated: bool = False) -> Mesh | None:
     if size == 1:
         return None
     devices = [device for of_host in of_hosts for device in of_host[: size // len(of_hosts)]]
-    mesh = jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
-    if len(of_hosts) > 1:
-        hosts.introduce(mesh)
-    return mesh
+    return jax.make_mesh((size,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def _devices_of_hosts() -> list[list[jax.Device]]:

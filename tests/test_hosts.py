@@ -234,7 +234,7 @@ def test_a_host_that_is_lost_ends_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_error_of_one_host_ends_all_and_is_named(tmp_path: Path) -> None:
-    """Of the other one here: its program is another one, as its config is."""
+    """Here the second one, before it has devices to share: the first waits for it, and cannot be interrupted."""
     port = free_port()
     failing = "import experiments.run as run\n" \
         "def train(*_): raise run.UserError('the emulator of this host is broken')\n" \

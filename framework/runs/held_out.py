@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from framework import keys
 from framework.experiment import Experiment, HeldOut
@@ -18,6 +19,11 @@ class Measurement:
     def __init__(self, experiment: Experiment, held_out: HeldOut) -> None:
         self._held_out = held_out
         self._trials = [Trials(experiment.rule, group, held_out.updates) for group in held_out.groups]
+
+    @property
+    def meshes(self) -> list[Mesh | None]:
+        """The devices that the agents of each group are spread over."""
+        return [trials.population.agents.mesh for trials in self._trials]
 
     def is_due(self, step: int, last: int) -> bool:
         """Whether to measure at a step."""
