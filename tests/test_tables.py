@@ -19,6 +19,7 @@ from experiments import cli
 from experiments.run_records import find_runs, is_small, parse_arguments, parse_settings
 from experiments.tables.columns import OwnColumn, own_columns
 from experiments.tables.formats import FORMATS
+from experiments.tables import papers
 from experiments.tables.papers import TABLES, achievements_score
 from experiments.tables.sheet import Cell, Row, Sheet, sheet
 from framework.aggregates import interquartile_mean, mean, stratified_bootstrap
@@ -187,6 +188,23 @@ def test_ablations_are_told_apart_by_how_their_rule_was_discovered(
     assert rows["Disco57"][0] == rows["without p"][0] == "0.60 [0.58, 0.61] (1 task)"
     assert rows["Disco57"][-1] == "small scale"  # as the rule is
     assert set(rows["without q"]) == {"-"}
+
+
+def test_the_solved_levels_of_sokoban_are_the_last_that_are_told(tmp_path: Path) -> None:
+    from components.suites import sokoban_environment
+
+    assert papers.SOLVED == sokoban_environment.SOLVED
+    folder = write_run(tmp_path / "a", "disco103_sokoban", returns={"sokoban_train": [3.0]})
+    told = [(1, 4, 0.25), (2, 2, 0.5), (3, 0, 0.0)]
+    (folder / "metrics.jsonl").write_text(
+        "".join(
+            f'{{"step": {step}, "env_steps": {step}, "wall_seconds": 1.0, "episode/completed": {episodes}, '
+            f'"sokoban/solved": {share}}}\n'
+            for step, episodes, share in told
+        )
+    )
+    (run,) = find_runs([tmp_path])
+    assert papers.solved_percent(run) == 50.0
 
 
 def test_the_score_of_crafter_is_of_the_first_million_steps(tmp_path: Path) -> None:

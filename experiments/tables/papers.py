@@ -226,6 +226,10 @@ NETHACK = Table(
     ),
 )
 
+SOLVED = "sokoban/solved"
+"""Name of the number that the suite measures of episodes; its module would load JAX."""
+
+
 def solved_percent(run: RunRecord) -> float | None:
     """How many of the training episodes were solved, in percent, where the run last tells of any."""
     told = [point[SOLVED] for point in read_metrics(run.folder) if point.get("episode/completed") and SOLVED in point]
