@@ -17,9 +17,9 @@ from running import process_environment
 
 from experiments import cli
 from experiments.run_records import find_runs, is_small, parse_arguments, parse_settings
+from experiments.tables import papers
 from experiments.tables.columns import OwnColumn, own_columns
 from experiments.tables.formats import FORMATS
-from experiments.tables import papers
 from experiments.tables.papers import TABLES, achievements_score
 from experiments.tables.sheet import Cell, Row, Sheet, sheet
 from framework.aggregates import interquartile_mean, mean, stratified_bootstrap
