@@ -227,9 +227,10 @@ def test_a_host_that_is_lost_ends_the_others(tmp_path: Path) -> None:
     run = Processes(tmp_path / "run", *words, processes=2, devices=2, steps=10**6)
     run.wait_for_point()
     run.started[1].kill()
-    assert run.statuses(200) == [1, -signal.SIGKILL]
-    assert "another process of this run is gone" in run.printed(0)
-    assert "another process of this run is gone" in result_of(run.folder)["error"]
+    first, _ = run.statuses(200)
+    # Whoever computes hears of it and says so; whoever waits is ended by JAX, after its heartbeat's 100 seconds.
+    words = {1: "another process of this run is gone", -signal.SIGABRT: "another task died"}
+    assert words[first] in run.printed(0)
 
 
 @pytest.mark.slow
