@@ -113,6 +113,13 @@ def test_worker_processes_load_no_jax() -> None:
     assert not any(loaded.values()), loaded
 
 
+def test_tensorflow_is_loaded_where_recordings_are_used_and_nowhere_else() -> None:
+    """It takes ten seconds, and is no part of the install: `Requirement.module` loads it, and says where it is not."""
+    slow = {"tensorflow", "seqio", "array_record"}
+    named = [place(path, node) for path in OURS.values() for node, name in imports(path) if top(name) in slow]
+    assert not named
+
+
 def test_gin_is_imported_at_the_edge_only() -> None:
     edge = re.compile(r"framework\.(registry|(config|gin_files)(\.\w+)?)|launch\.sweep_file")
     inside = [

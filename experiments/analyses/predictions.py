@@ -157,7 +157,8 @@ class Predictions:
                 f"of the next {self.window} steps of the episode (R^2), whether one of its next {self.window} rewards "
                 f"is at least {_threshold(numbers)} (accuracy; the more frequent answer alone is right in "
                 f"{_percent(numbers['scores'].get('large_reward'))}), and the discounted return (R^2; a return is one "
-                "draw, of which nothing tells all; what a state is worth differs between agents, where there are several). Five-fold cross-validation, folds of whole trajectories; given is the mean over folds. "
+                "draw, of which nothing tells all; what a state is worth differs between agents, where there are "
+                "several). Five-fold cross-validation, folds of whole trajectories; given is the mean over folds. "
                 f"{_in_words(numbers)}"
             ),
             draw=lambda figure: _draw(figure, numbers),
