@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from framework.errors import UserError
 from framework.gin_files.mistakes import ConfigError
 from launch import places, planning
+from launch.consoles import wide_console
 from launch.grid import GridFolder, GridUnit
 from launch.states import State, UnitStatus, counted, status_of
 from launch.sweep import SweepError
@@ -101,7 +101,7 @@ def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: Any, estimate
     for status in standing[:_SHOWN_UNITS]:
         unit = status.unit
         table.add_row(unit.name, status.state.value, f"{unit.steps:,}", f"{unit.env_steps:,}", unit.config_hash)
-    console = Console(highlight=False)
+    console = wide_console()
     console.print(table)
     if len(standing) > _SHOWN_UNITS:
         print(f"... and {len(standing) - _SHOWN_UNITS} more")
