@@ -41,7 +41,9 @@ def read_cluster(file: str, settings: Sequence[str], *, default: str) -> config_
     missing = [name for name, value in cluster.items() if value is None]
     if missing:
         wanted = " ".join(f"--cluster.{name}=..." for name in missing)
-        raise UserError(f"{_shown(path)} leaves {', '.join(missing)} open: add {wanted}, or copy the file and fill it in")
+        raise UserError(
+            f"{_shown(path)} leaves {', '.join(missing)} open: add {wanted}, or copy the file and fill it in"
+        )
     return cluster
 
 

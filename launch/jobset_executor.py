@@ -30,9 +30,7 @@ class JobSetExecutor(xm.Executor):
         registry.register(JobSetExecutor, launch=JobSetExecutor.launch)
 
     @classmethod
-    async def launch(
-        cls, local_experiment_unit: Any, job_group: xm.JobGroup
-    ) -> Sequence[handles.ExecutionHandle]:
+    async def launch(cls, local_experiment_unit: Any, job_group: xm.JobGroup) -> Sequence[handles.ExecutionHandle]:
         """Creates the JobSets of a work unit, and notes them in XManager's database.
 
         XManager itself notes the handles of its own executors only.

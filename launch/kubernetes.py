@@ -169,9 +169,7 @@ class Gke:
             if not found:
                 return ""
             latest = max(found, key=lambda pod: pod.metadata.creation_timestamp)
-            return pods.read_namespaced_pod_log(
-                latest.metadata.name, self.settings["namespace"], container=_CONTAINER
-            )
+            return pods.read_namespaced_pod_log(latest.metadata.name, self.settings["namespace"], container=_CONTAINER)
         except client.ApiException as error:
             return f"the log cannot be read: {error.reason}\n"
 
@@ -222,8 +220,14 @@ class Gke:
                 return "the cluster has no JobSet controller: install it from https://jobset.sigs.k8s.io"
             return f"the cluster does not answer ({error.reason}): gcloud container clusters get-credentials CLUSTER"
         if not nodes:  # A pool that scales from zero looks the same.
-            print(f"note: no node has a slice {self.slice.generation} {self.slice.topology} yet; the units will wait for one")
+            wanted = f"{self.slice.generation} {self.slice.topology}"
+            print(f"note: no node has a slice {wanted} yet; the units will wait for one")
         return None
+
+
+def of_launch(launch: Launch) -> Gke:
+    """Where a launch was handed to."""
+    return Gke(launch.cluster)
 
 
 def place(request: Request) -> Gke:

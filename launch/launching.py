@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from rich.table import Table
@@ -94,7 +93,7 @@ def _default_name(file: SweepFile) -> str:
     return f"{file.sweep.name}-{file.scale}" if file.scale else file.sweep.name
 
 
-def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: Any, estimate: str) -> None:
+def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: places.Place, estimate: str) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("unit", "state", "steps", "env steps", "config"):
         table.add_column(column, justify="right" if "steps" in column else "left", no_wrap=column == "unit")

@@ -97,8 +97,10 @@ class Slice:
     def _refuse_topology(self, known: Generation) -> None:
         axes = 2 if known.planes else 3
         form = " x ".join("AB" if axes == 2 else "ABC")
-        if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){%d}" % (axes - 1), self.topology):
-            raise UserError(f"a topology of TPU {self.generation} has {axes} axes, {form}, and is not '{self.topology}'")
+        if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{axes - 1}}}", self.topology):
+            raise UserError(
+                f"a topology of TPU {self.generation} has {axes} axes, {form}, and is not '{self.topology}'"
+            )
         if known.planes:
             if self.topology not in known.planes:
                 raise UserError(
@@ -106,8 +108,8 @@ class Slice:
                 )
         elif not self._is_cube(known):
             raise UserError(
-                f"TPU {self.generation} has no topology {self.topology}. There are {', '.join(_SMALL_CUBES)}, and A x B x C "
-                f"with A <= B <= C, all multiples of 4, and at most {known.most_chips:,} chips."
+                f"TPU {self.generation} has no topology {self.topology}. There are {', '.join(_SMALL_CUBES)}, and "
+                f"A x B x C with A <= B <= C, all multiples of 4, and at most {known.most_chips:,} chips."
             )
 
     def _is_cube(self, known: Generation) -> bool:

@@ -88,28 +88,30 @@ class Vertex:
         refuse_missing(self.bucket, self.settings["image"])
 
     def run(self, grid: GridFolder, units: Sequence[GridUnit], title: str) -> bool:
-        from launch.vertex_client import resource_name, use_cluster, vertex_job
+        from launch.vertex_client import resource_name
 
-        use_cluster(self.settings["project"], self.settings["location"], self.bucket.name)
+        client = self._client()
         submit(
             grid,
             units,
             title=title,
             on="vertex",
             cluster=self.settings,
-            job_of=lambda unit: vertex_job(self.custom_job(grid, unit)),
-            name_of=lambda _, work_unit: resource_name(work_unit),
+            job_of=lambda unit: client.job(self.custom_job(grid, unit)),
+            name_of=lambda unit, _: resource_name(job_name(grid, unit.name, self._folder(grid))),
         )
         return True
 
     def states(self, launch: Launch) -> Mapping[str, State]:
-        from launch.vertex_client import state_of
+        from launch.vertex_client import state_of, use_cluster
 
+        use_cluster(self.settings["project"], self.settings["location"], self.bucket.name)
         return {unit: state_of(name) for unit, name in launch.jobs.items()}
 
     def stop(self, launch: Launch, units: Sequence[str]) -> None:
-        from launch.vertex_client import cancel
+        from launch.vertex_client import cancel, use_cluster
 
+        use_cluster(self.settings["project"], self.settings["location"], self.bucket.name)
         for unit in units:
             cancel(launch.jobs[unit])
 
@@ -127,8 +129,18 @@ class Vertex:
             return f"the log cannot be read: status {answer.status_code}\n"
         return "".join(f"{_line(entry)}\n" for entry in reversed(answer.json().get("entries", [])))
 
+    def _client(self) -> Any:
+        from launch.vertex_client import connected
+
+        return connected(self.settings["project"], self.settings["location"], self.bucket.name)
+
     def _folder(self, grid: GridFolder) -> str:
         return "/".join(filter(None, (self.settings["prefix"].strip("/"), grid.path.name)))
+
+
+def of_launch(launch: Launch) -> Vertex:
+    """Where a launch was handed to."""
+    return Vertex(launch.cluster)
 
 
 def place(request: Request) -> Vertex:

@@ -1,7 +1,8 @@
-"""XManager's client of Vertex AI, submitting our manifests."""
+"""XManager's client of Vertex AI, submitting our manifests as they are."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,80 @@ _STATES = {
 }
 
 
-@xm.attr.s(auto_attribs=True) if False else lambda cls: cls
-class _Placeholder:
-    pass
+class ManifestClient(vertex.Client):
+    """Submits CustomJobs; XManager's own names them by the clock, and makes service accounts that TPUs cannot use."""
+
+    def __init__(self, project: str, location: str, bucket: str) -> None:
+        super().__init__(project, location)
+        self._bucket = bucket
+        self._manifests: dict[str, Mapping[str, Any]] = {}
+
+    def job(self, manifest: Mapping[str, Any]) -> xm.Job:
+        """The XManager job of a CustomJob."""
+        [pool] = manifest["jobSpec"]["workerPoolSpecs"]
+        machine, container = pool["machineSpec"], pool["containerSpec"]
+        self._manifests[manifest["displayName"]] = manifest
+        requirements = xm.JobRequirements(**{machine["acceleratorType"].lower(): machine["acceleratorCount"]})
+        return xm.Job(
+            executable=executables.GoogleContainerRegistryImage(name="rulespace", image_path=container["imageUri"]),
+            executor=xm_local.Vertex(requirements=requirements),
+            args=list(container["args"]),
+            name=manifest["displayName"],
+        )
+
+    def launch(self, name: str, jobs: Sequence[xm.Job]) -> str:
+        """Submits the job of a work unit; its resource name."""
+        del name
+        [job] = jobs
+        manifest = service.CustomJob.from_json(json.dumps(self._manifests[job.name]))
+        custom_job = aiplatform.CustomJob(
+            display_name=manifest.display_name,
+            worker_pool_specs=list(manifest.job_spec.worker_pool_specs),
+            base_output_dir=manifest.job_spec.base_output_directory.output_uri_prefix,
+            project=self.project,
+            location=self.location,
+            staging_bucket=f"gs://{self._bucket}",
+        )
+        custom_job.submit(enable_web_access=manifest.job_spec.enable_web_access)
+        return custom_job.resource_name
+
+
+def connected(project: str, location: str, bucket: str) -> ManifestClient:
+    """A client, which XManager uses from now on."""
+    client = ManifestClient(project, location, bucket)
+    vertex.set_default_client(client)
+    return client
+
+
+def resource_name(work_unit: Any) -> str:
+    """What the service calls the job of a work unit."""
+    [handle] = work_unit._non_local_execution_handles
+    return handle.job_name
+
+
+def state_of(client: ManifestClient, name: str) -> State:
+    """How a job stands; one that ended well is waiting for nothing but its result.
+
+    Raises:
+      UserError: the service does not say.
+    """
+    try:
+        return _STATES.get(client.get_state(name), State.WAITING)
+    except exceptions.NotFound:
+        return State.INTERRUPTED
+    except exceptions.GoogleAPIError as error:
+        raise UserError(f"Vertex AI does not say how {name} stands: {error}") from None
+
+
+def cancel(client: ManifestClient, name: str) -> None:
+    """Ends a job.
+
+    Raises:
+      UserError: the service refuses.
+    """
+    try:
+        client.cancel(name)
+    except exceptions.NotFound:
+        return
+    except exceptions.GoogleAPIError as error:
+        raise UserError(f"{name} cannot be cancelled: {error}") from None
