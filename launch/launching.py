@@ -5,15 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
-from rich.console import Console
 from rich.table import Table
 
 from framework.errors import UserError
 from framework.gin_files.mistakes import ConfigError
 from launch import places, planning
+from launch.consoles import wide_console
 from launch.grid import GridFolder, GridUnit
 from launch.states import State, UnitStatus, counted, status_of
 from launch.sweep import SweepError
@@ -94,14 +93,14 @@ def _default_name(file: SweepFile) -> str:
     return f"{file.sweep.name}-{file.scale}" if file.scale else file.sweep.name
 
 
-def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: Any, estimate: str) -> None:
+def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: places.Place, estimate: str) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("unit", "state", "steps", "env steps", "config"):
         table.add_column(column, justify="right" if "steps" in column else "left", no_wrap=column == "unit")
     for status in standing[:_SHOWN_UNITS]:
         unit = status.unit
         table.add_row(unit.name, status.state.value, f"{unit.steps:,}", f"{unit.env_steps:,}", unit.config_hash)
-    console = Console(highlight=False)
+    console = wide_console()
     console.print(table)
     if len(standing) > _SHOWN_UNITS:
         print(f"... and {len(standing) - _SHOWN_UNITS} more")

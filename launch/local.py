@@ -68,6 +68,7 @@ def run_here(
       title: of the experiment in XManager's database.
       max_parallel: units that run at once.
       tell: hears of every start and every end of a unit.
+      program: what the arguments of a unit are given to.
 
     Returns:
       Whether it came to the end without being stopped.

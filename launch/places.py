@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from launch.bucket import Bucket
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.states import State, UnitStatus
 
@@ -59,6 +60,9 @@ class Place(Protocol):
 class RemotePlace(Place, Protocol):
     """A service whose jobs go on without the launcher."""
 
+    @property
+    def bucket(self) -> Bucket: ...
+
     def states(self, launch: Launch) -> Mapping[str, State]:
         """{unit: how its job stands}; a job that ended well is waiting for nothing but its result."""
 
@@ -73,13 +77,20 @@ _MODULES = {"local": "launch.local", "vertex": "launch.vertex", "gke": "launch.k
 NAMES = tuple(_MODULES)
 
 
-def place(name: str, request: Request) -> Any:
+def place(name: str, request: Request) -> Place:
     """The place of a name in `NAMES`; only now is imported what it needs.
 
     Raises:
       UserError: the place cannot do what it is asked for, in words.
     """
-    return importlib.import_module(_MODULES[name]).place(request)
+    found: Place = importlib.import_module(_MODULES[name]).place(request)
+    return found
+
+
+def place_of(launch: Launch) -> RemotePlace:
+    """Where a launch was handed to."""
+    found: RemotePlace = importlib.import_module(_MODULES[launch.on]).of_launch(launch)
+    return found
 
 
 def write_manifests(folder: Path, manifests: Mapping[str, str]) -> None:

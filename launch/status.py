@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from launch.consoles import wide_console
 from launch.fetching import fetched
 from launch.grid import GridFolder
 from launch.states import State, UnitStatus, counted, statuses
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
       UserError: the folder holds no sweep, or a service does not answer.
     """
     grid = GridFolder(Path(arguments[0]))
-    console = Console(highlight=False)
+    console = wide_console()
     if not options.watch:
         console.print(_view(grid, statuses(grid, fetched(grid)), console.is_terminal))
         return OK

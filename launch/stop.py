@@ -12,7 +12,9 @@ from absl import flags
 from framework.errors import UserError
 from launch.grid import GridFolder
 from launch.job import GRACE_SECONDS
+from launch.places import place_of
 from launch.processes import ProcessId
+from launch.states import State
 
 OK = 0
 
@@ -30,10 +32,11 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     del options
     grid = GridFolder(Path(arguments[0]))
     units = [unit.name for unit in grid.units()]
+    ended = _stop_remote(grid)
     launcher = grid.launcher()
     running = {name: process for name in units if (process := _running(grid, name)) is not None}
     if launcher is None and not running:
-        print(f"nothing of {grid.path} runs on this machine")
+        print(f"ended {ended} jobs of other machines" if ended else f"nothing of {grid.path} runs")
         return OK
     for process in filter(None, (launcher, *running.values())):
         process.send(signal.SIGTERM)
@@ -45,6 +48,17 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         time.sleep(0.1)
     print(f"stopped {len(running)} units, with their states saved; the same launch continues them")
     return OK
+
+
+def _stop_remote(grid: GridFolder) -> int:
+    """Ends the jobs that were handed over and have not ended; how many."""
+    ended = 0
+    for launch in grid.launches():
+        place = place_of(launch)
+        left = [unit for unit, state in place.states(launch).items() if state in (State.RUNNING, State.WAITING)]
+        place.stop(launch, left)
+        ended += len(left)
+    return ended
 
 
 def _running(grid: GridFolder, unit: str) -> ProcessId | None:

@@ -1,0 +1,78 @@
+"""Reads the description of a cluster: an ml_collections config file, with settings of the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from framework.errors import UserError, closest, did_you_mean
+
+_SHIPPED = Path(__file__).resolve().parent / "clusters"
+
+
+def read_cluster(file: str, settings: Sequence[str], *, default: str) -> config_dict.ConfigDict:
+    """A cluster, complete.
+
+    Args:
+      file: path of a config file, or the name of a shipped one; empty for the default.
+      settings: ``x=y``, each replacing a setting.
+      default: name of a shipped one.
+
+    Raises:
+      UserError: there is no such file, it does not load, has no such setting, or leaves a required one open.
+    """
+    path = _path(file or default)
+    values = flags.FlagValues()
+    words = ["cluster", *(f"--cluster.{setting}" for setting in settings)]
+    try:
+        config_flags.DEFINE_config_file("cluster", default=str(path), flag_values=values, sys_argv=words)
+        values(words)
+        cluster: config_dict.ConfigDict = values.cluster
+    except (flags.Error, AttributeError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{_shown(path)}: {_one_line(error)}") from None
+    except (OSError, ImportError, SyntaxError) as error:
+        raise UserError(f"{_shown(path)} cannot be read: {_one_line(error)}") from None
+    missing = [name for name, value in cluster.items() if value is None]
+    if missing:
+        wanted = " ".join(f"--cluster.{name}=..." for name in missing)
+        raise UserError(
+            f"{_shown(path)} leaves {', '.join(missing)} open: add {wanted}, or copy the file and fill it in"
+        )
+    return cluster
+
+
+def settings_of(cluster: config_dict.ConfigDict, *names: str) -> dict[str, Any]:
+    """The settings a place needs.
+
+    Raises:
+      UserError: the file describes another kind of cluster.
+    """
+    lacking = [name for name in names if name not in cluster]
+    if lacking:
+        raise UserError(f"the cluster file has no {', '.join(lacking)}: does it describe another kind of cluster?")
+    return {name: cluster[name] for name in names}
+
+
+def _path(file: str) -> Path:
+    shipped = {path.stem: path for path in _SHIPPED.glob("*.py") if path.stem != "__init__"}
+    if os.path.isfile(file):
+        return Path(file)
+    if file in shipped:
+        return shipped[file]
+    guess = did_you_mean(closest(file, shipped))
+    raise UserError(f"there is no cluster file '{file}'.{guess} Shipped are {', '.join(sorted(shipped))}.")
+
+
+def _shown(path: Path) -> str:
+    return f"cluster {path.stem}" if path.parent == _SHIPPED else str(path)
+
+
+def _one_line(error: BaseException) -> str:
+    """ml_collections writes over several lines, and quotes what it quotes."""
+    return re.sub(r"\s+", " ", str(error).replace("\\n", " ")).strip().strip("\"'")

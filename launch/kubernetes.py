@@ -1,0 +1,252 @@
+"""A grid on TPU slices of Google Kubernetes Engine: every unit is a JobSet, recorded in XManager's database."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from framework.errors import UserError
+from launch.bucket import Bucket
+from launch.cluster import read_cluster, settings_of
+from launch.credentials import unusable_image_name
+from launch.grid import GridFolder, GridUnit, Launch
+from launch.places import Request
+from launch.remote import job_name, refuse_missing, submit
+from launch.states import State
+from launch.tpu import Slice
+
+GROUP, VERSION, PLURAL = "jobset.x-k8s.io", "v1alpha2", "jobsets"
+_SETTINGS = (
+    "project", "context", "namespace", "service_account", "bucket", "prefix", "image", "tpu", "topology",
+    "chips_per_host", "spot", "max_restarts", "grace_seconds",
+)  # fmt: skip
+_CONTAINER, _HOST = "rulespace", "host"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gke:
+    """A cluster, and the slice of it that a unit gets.
+
+    Attributes:
+      settings: of the cluster file; see ``launch/clusters/gke.py``.
+    """
+
+    settings: Mapping[str, Any]
+    max_parallel: int | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.slice
+        if (sentence := unusable_image_name(self.settings["image"])) is not None:
+            raise UserError(sentence)
+
+    @property
+    def slice(self) -> Slice:
+        return Slice(self.settings["tpu"], self.settings["topology"], self.settings["chips_per_host"])
+
+    @property
+    def bucket(self) -> Bucket:
+        return Bucket(self.settings["bucket"], self.settings["project"])
+
+    @property
+    def chips(self) -> int:
+        return self.slice.chips
+
+    @property
+    def description(self) -> str:
+        hosts = f"{self.slice.hosts} hosts" if self.slice.hosts > 1 else "1 host"
+        return f"GKE, a slice {self.slice.generation} {self.slice.topology} ({self.chips} chips, {hosts}) each"
+
+    def folder_of(self, grid: GridFolder, name: str) -> str:
+        return f"gs://{self.bucket.name}/{self._folder(grid)}/{name}"
+
+    def manifests(self, grid: GridFolder, units: Sequence[GridUnit]) -> Mapping[str, str]:
+        return {f"{unit.name}.json": json.dumps(self.jobset(grid, unit), indent=2) + "\n" for unit in units}
+
+    def jobset(self, grid: GridFolder, unit: GridUnit) -> dict[str, Any]:
+        """The JobSet of a unit: a job whose pods are the hosts of one slice."""
+        hosts, chips = self.slice.hosts, {"google.com/tpu": str(self.slice.chips_per_host)}
+        labels = {"app": "rulespace", "rulespace/unit": unit.name}
+        pod: dict[str, Any] = {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": self.settings["grace_seconds"],
+            "nodeSelector": {
+                "cloud.google.com/gke-tpu-accelerator": self.slice.accelerator,
+                "cloud.google.com/gke-tpu-topology": self.slice.topology,
+                **({"cloud.google.com/gke-spot": "true"} if self.settings["spot"] else {}),
+            },
+            "containers": [
+                {
+                    "name": _CONTAINER,
+                    "image": self.settings["image"],
+                    "command": ["rulespace"],
+                    "args": [_unexpanded(word) for word in self._words(unit)],
+                    # TPU_WORKER_ID and TPU_WORKER_HOSTNAMES are the cluster's to set.
+                    "resources": {"requests": chips, "limits": chips},
+                }
+            ],
+        }
+        if self.settings["service_account"]:
+            pod["serviceAccountName"] = self.settings["service_account"]
+        if self.settings["spot"]:
+            pod["tolerations"] = [
+                {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+            ]
+        return {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": "JobSet",
+            "metadata": {
+                "name": job_name(grid, unit.name, self._folder(grid)),
+                "namespace": self.settings["namespace"],
+                "labels": labels,
+                # A slice is a node pool: no two jobs share one, and none is spread over two.
+                "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+            },
+            "spec": {
+                "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+                "failurePolicy": {"maxRestarts": self.settings["max_restarts"]},
+                "replicatedJobs": [
+                    {
+                        "name": _HOST,
+                        "replicas": 1,
+                        "template": {
+                            "spec": {
+                                "parallelism": hosts,
+                                "completions": hosts,
+                                "completionMode": "Indexed",
+                                "backoffLimit": 0,
+                                "template": {"metadata": {"labels": labels}, "spec": pod},
+                            }
+                        },
+                    }
+                ],
+            },
+        }
+
+    def preflight(self) -> None:
+        refuse_missing(self.bucket, self.settings["image"], [self._unusable_cluster])
+
+    def run(self, grid: GridFolder, units: Sequence[GridUnit], title: str) -> bool:
+        from launch.jobset_executor import jobset_job
+
+        submit(
+            grid,
+            units,
+            title=title,
+            on="gke",
+            cluster=self.settings,
+            job_of=lambda unit: jobset_job(self.jobset(grid, unit), self.settings["context"]),
+            name_of=lambda unit, _: job_name(grid, unit.name, self._folder(grid)),
+        )
+        return True
+
+    def states(self, launch: Launch) -> Mapping[str, State]:
+        return {unit: self._state(name) for unit, name in launch.jobs.items()}
+
+    def stop(self, launch: Launch, units: Sequence[str]) -> None:
+        """Deletes the JobSets; their pods are told to save their state, and have the grace period to do so."""
+        from kubernetes.client import ApiException
+
+        for unit in units:
+            try:
+                api(self.settings["context"]).delete_namespaced_custom_object(
+                    GROUP, VERSION, self.settings["namespace"], PLURAL, launch.jobs[unit]
+                )
+            except ApiException as error:
+                if error.status != 404:
+                    raise UserError(f"{launch.jobs[unit]} cannot be deleted: {error.reason}") from None
+
+    def log(self, launch: Launch, unit: str) -> str:
+        """What the first host has said."""
+        from kubernetes import client
+
+        pods = client.CoreV1Api(api(self.settings["context"]).api_client)
+        selector = f"jobset.sigs.k8s.io/jobset-name={launch.jobs[unit]},batch.kubernetes.io/job-completion-index=0"
+        try:
+            found = pods.list_namespaced_pod(self.settings["namespace"], label_selector=selector).items
+            if not found:
+                return ""
+            latest = max(found, key=lambda pod: pod.metadata.creation_timestamp)
+            return pods.read_namespaced_pod_log(latest.metadata.name, self.settings["namespace"], container=_CONTAINER)
+        except client.ApiException as error:
+            return f"the log cannot be read: {error.reason}\n"
+
+    def _words(self, unit: GridUnit) -> list[str]:
+        together = ["--coordinator=auto"] if self.slice.hosts > 1 else []
+        return ["run", *unit.arguments, *together]
+
+    def _folder(self, grid: GridFolder) -> str:
+        return "/".join(filter(None, (self.settings["prefix"].strip("/"), grid.path.name)))
+
+    def _state(self, name: str) -> State:
+        from kubernetes.client import ApiException
+
+        try:
+            found = api(self.settings["context"]).get_namespaced_custom_object(
+                GROUP, VERSION, self.settings["namespace"], PLURAL, name
+            )
+        except ApiException as error:
+            if error.status == 404:
+                return State.INTERRUPTED  # Deleted.
+            raise UserError(f"GKE does not say how {name} stands: {error.reason}") from None
+        status = found.get("status", {})
+        conditions = {item["type"] for item in status.get("conditions", ()) if item["status"] == "True"}
+        if "Failed" in conditions:
+            return State.FAILED
+        if "Completed" in conditions:
+            return State.WAITING
+        jobs = status.get("replicatedJobsStatus", ())
+        return State.RUNNING if any(job.get("ready", 0) or job.get("active", 0) for job in jobs) else State.WAITING
+
+    def _unusable_cluster(self) -> str | None:
+        """A sentence on why the cluster cannot take JobSets; ``None`` if it can."""
+        from kubernetes import client
+        from kubernetes.config import ConfigException
+
+        try:
+            objects = api(self.settings["context"])
+            objects.list_namespaced_custom_object(GROUP, VERSION, self.settings["namespace"], PLURAL, limit=1)
+            selector = (
+                f"cloud.google.com/gke-tpu-accelerator={self.slice.accelerator},"
+                f"cloud.google.com/gke-tpu-topology={self.slice.topology}"
+            )
+            nodes = client.CoreV1Api(objects.api_client).list_node(label_selector=selector, limit=1).items
+        except ConfigException:
+            return "there is no kubeconfig for the cluster: gcloud container clusters get-credentials CLUSTER"
+        except client.ApiException as error:
+            if error.status == 404:
+                return "the cluster has no JobSet controller: install it from https://jobset.sigs.k8s.io"
+            return f"the cluster does not answer ({error.reason}): gcloud container clusters get-credentials CLUSTER"
+        if not nodes:  # A pool that scales from zero looks the same.
+            wanted = f"{self.slice.generation} {self.slice.topology}"
+            print(f"note: no node has a slice {wanted} yet; the units will wait for one")
+        return None
+
+
+def of_launch(launch: Launch) -> Gke:
+    """Where a launch was handed to."""
+    return Gke(launch.cluster)
+
+
+def place(request: Request) -> Gke:
+    cluster = read_cluster(request.cluster, request.settings, default="gke")
+    if request.max_parallel is not None:
+        raise UserError("--max_parallel is for --on=local: the cluster runs as many units as it has slices")
+    return Gke(settings_of(cluster, *_SETTINGS))
+
+
+def api(context: str) -> Any:
+    """The cluster's interface to custom objects."""
+    from kubernetes import client, config
+
+    with contextlib.suppress(config.ConfigException):
+        config.load_incluster_config()
+        return client.CustomObjectsApi()
+    return client.CustomObjectsApi(config.new_client_from_config(context=context or None))
+
+
+def _unexpanded(word: str) -> str:
+    """An argument that Kubernetes hands on as it is: it expands ``$(NAME)``, and makes ``$`` of ``$$``."""
+    return word.replace("$", "$$")

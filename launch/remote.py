@@ -1,0 +1,105 @@
+"""What every service for jobs has in common: names, folders in the bucket, and the record of a launch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from framework.errors import UserError
+from launch.bucket import Bucket
+from launch.credentials import missing_credentials, missing_image
+from launch.grid import GridFolder, GridUnit, Launch
+from launch.local import refuse_missing_xmanager
+from launch.sweep import dns_label
+
+_LONGEST_UNIT = 32  # A pod's name holds the job's, an index of the host and a random ending, in 63 characters.
+
+
+def job_name(grid: GridFolder, unit: str, bucket_folder: str) -> str:
+    """A unit's job: one name for each start of it, which a dry run knows too.
+
+    Args:
+      grid: where earlier starts are on record.
+      unit: its name.
+      bucket_folder: tells grids apart that have units of one name.
+    """
+    attempt = 1 + sum(unit in launch.jobs for launch in grid.launches())
+    where = hashlib.sha256(bucket_folder.encode()).hexdigest()[:6]
+    return f"{dns_label(unit, _LONGEST_UNIT)}-{where}-{attempt}"
+
+
+def refuse_missing(bucket: Bucket, image: str, more: Sequence[Callable[[], str | None]] = ()) -> None:
+    """Everything that is missing to submit anything, each in a sentence.
+
+    Raises:
+      UserError: something is.
+    """
+    refuse_missing_xmanager()
+    if (sentence := missing_credentials()) is not None:  # Nothing else can be asked without them.
+        raise UserError(f"nothing was submitted: {sentence}")
+    checks = (bucket.refuse_missing, lambda: missing_image(image), *more)
+    sentences = [sentence for check in checks if (sentence := check()) is not None]
+    if sentences:
+        raise UserError("\n".join(["nothing was submitted:", *(f"  {sentence}" for sentence in sentences)]))
+
+
+def submit(
+    grid: GridFolder,
+    units: Sequence[GridUnit],
+    *,
+    title: str,
+    on: str,
+    cluster: Mapping[str, Any],
+    job_of: Callable[[GridUnit], Any],
+    name_of: Callable[[GridUnit, Any], str],
+) -> None:
+    """Hands units over as work units of an XManager experiment; what was handed over is on record at once.
+
+    Args:
+      grid: of the units.
+      units: to run.
+      title: of the experiment.
+      on: the service.
+      cluster: its settings.
+      job_of: the XManager job of a unit.
+      name_of: what the service calls it, from the unit and its work unit.
+
+    Raises:
+      UserError: the service refuses; units before that stay handed over.
+    """
+    asyncio.run(_submit(grid, units, title, on, cluster, job_of, name_of))
+
+
+async def _submit(
+    grid: GridFolder,
+    units: Sequence[GridUnit],
+    title: str,
+    on: str,
+    cluster: Mapping[str, Any],
+    job_of: Callable[[GridUnit], Any],
+    name_of: Callable[[GridUnit, Any], str],
+) -> None:
+    from xmanager import xm_local
+
+    if not flags.FLAGS.is_parsed():  # XManager's own settings are absl flags, and have defaults.
+        flags.FLAGS(["rulespace"])
+    jobs: dict[str, str] = {}
+    async with xm_local.create_experiment(title) as experiment:
+        for unit in units:
+            try:
+                work_unit = await experiment.add(job_of(unit))
+            except Exception as error:
+                # XManager keeps the error, to raise it once more at the end.
+                while not experiment._running_tasks.empty():
+                    with contextlib.suppress(Exception):
+                        await asyncio.wrap_future(experiment._running_tasks.get_nowait())
+                reason = f"{type(error).__name__}: {error}"
+                raise UserError(f"{unit.name} was not accepted, {len(jobs)} units before it were: {reason}") from error
+            jobs[unit.name] = name_of(unit, work_unit)
+            grid.record_launch(Launch(on, experiment.experiment_id, dict(cluster), jobs))
+            print(f"submitted {unit.name} as {jobs[unit.name]}", flush=True)

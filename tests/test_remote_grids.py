@@ -1,0 +1,311 @@
+"""Grids on TPUs, up to the requests that the services' own clients would send."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("xmanager", reason="xmanager is not installed: pip install 'rulespace[launch]'")
+
+from experiments.cli import main
+from framework.errors import UserError
+from launch import credentials, places
+from launch.bucket import Bucket
+from launch.grid import GridFolder, GridUnit
+from launch.places import Request
+from launch.states import State
+
+EXPECTED = Path(__file__).parent / "manifests"
+SETTINGS = ("project=my-project", "bucket=my-bucket", "image=us-docker.pkg.dev/my-project/research/rulespace:1")
+CLUSTERS = (("vertex", "vertex"), ("gke", "gke"), ("gke", "gke_v5p"))
+AWKWARD = ("two words", "'", '"', "$HOME $(HOME) $$", "back\\slash", "line\nline", "[1, None]")
+"""What shells and services like to change."""
+
+
+def a_unit(*arguments: str) -> GridUnit:
+    return GridUnit(
+        name="ppo-catch-s0",
+        arguments=("ppo_catch", "--gin.SEED=0", *arguments, "--workdir=gs://my-bucket/rulespace/toys/ppo-catch-s0"),
+        folder="gs://my-bucket/rulespace/toys/ppo-catch-s0",
+        config_hash="0123456789ab",
+        seed=0,
+        steps=2,
+        env_steps=8,
+        parameters=10,
+        memory_megabytes=0.1,
+    )
+
+
+def place(on: str, cluster: str, *settings: str) -> Any:
+    return places.place(on, Request(cluster, (*SETTINGS, *settings)))
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> GridFolder:
+    return GridFolder(tmp_path / "toys")
+
+
+class ClusterApi:
+    """A server on this machine that the client of Kubernetes takes for a cluster's.
+
+    Attributes:
+      answer: to every request.
+      requests: method, path and body of each.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Any = {}
+        self.requests: list[tuple[str, str, Any]] = []
+        told = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                told.requests.append((self.command, self.path, json.loads(self.rfile.read(length) or "null")))
+                content = json.dumps(told.answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def client(self) -> Any:
+        from kubernetes import client
+
+        configuration = client.Configuration(host=f"http://127.0.0.1:{self.server.server_port}")
+        configuration.proxy = None
+        return client.ApiClient(configuration)
+
+
+@pytest.fixture
+def cluster_api() -> Iterator[ClusterApi]:
+    api = ClusterApi()
+    yield api
+    api.server.shutdown()
+    api.server.server_close()
+
+
+@pytest.mark.parametrize(("on", "cluster"), CLUSTERS)
+def test_manifests_are_those_on_record(grid: GridFolder, on: str, cluster: str) -> None:
+    """Set RULESPACE_NEW_MANIFESTS to write them anew, and look at what changed."""
+    ((name, text),) = place(on, cluster).manifests(grid, [a_unit()]).items()
+    assert name == "ppo-catch-s0.json"
+    assert text == (EXPECTED / f"{cluster}.json").read_text()
+
+
+@pytest.mark.parametrize("cluster", ["gke", "gke_v5p"])
+def test_a_jobset_holds_a_job_that_kubernetes_takes(grid: GridFolder, cluster_api: ClusterApi, cluster: str) -> None:
+    """Its job goes through the classes that the client was generated from the schema of batch/v1 as."""
+    from kubernetes import client
+
+    jobset = place("gke", cluster, "spot=True", "service_account=writer").jobset(grid, a_unit())
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", **replicated["template"]}
+    cluster_api.answer = job
+    read = client.BatchV1Api(cluster_api.client()).read_namespaced_job("any", "default")
+    assert client.ApiClient().sanitize_for_serialization(read) == job
+    _conforms(jobset, json.loads((EXPECTED / "jobset_v1alpha2_schema.json").read_text()))
+    names = (jobset["metadata"]["name"], replicated["name"])
+    assert all(re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name) for name in names)
+    hosts = replicated["template"]["spec"]["completions"]
+    assert len(f"{'-'.join(names)}-0-{hosts}-abcde") <= 63
+
+
+def _conforms(value: Any, schema: dict[str, Any]) -> None:
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    assert type(value) is kinds[schema["type"]], (value, schema)
+    assert value in schema.get("enum", [value])
+    if schema["type"] == "object" and "properties" in schema:
+        assert set(schema.get("required", ())) <= set(value) <= set(schema["properties"])
+        for name, part in value.items():
+            _conforms(part, schema["properties"][name])
+    for part in value if schema["type"] == "array" else ():
+        _conforms(part, schema["items"])
+
+
+def test_what_is_wrong_with_a_jobset_is_found(grid: GridFolder) -> None:
+    schema = json.loads((EXPECTED / "jobset_v1alpha2_schema.json").read_text())
+    jobset = place("gke", "gke").jobset(grid, a_unit())
+    jobset["spec"]["replicatedJobs"][0]["replica"] = 2
+    with pytest.raises(AssertionError):
+        _conforms(jobset, schema)
+
+
+def kubernetes_would_run(words: list[str]) -> list[str]:
+    """Arguments of a container as Kubernetes expands them, without any variable: ``$$`` is ``$``, ``$(X)`` stays."""
+    return [re.sub(r"\$\$", "$", word) for word in words]
+
+
+def test_kubernetes_hands_arguments_on_as_they_are(
+    grid: GridFolder, cluster_api: ClusterApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the client's own request, and XManager's database."""
+    from kubernetes import client
+    from xmanager.xm_local.storage import database
+
+    for module in ("launch.kubernetes", "launch.jobset_executor"):
+        monkeypatch.setattr(f"{module}.api", lambda context: client.CustomObjectsApi(cluster_api.client()))
+    noted: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(database, "database", lambda: _Database(noted))
+    unit = a_unit(*(f"--gin.TEXT={text!r}" for text in AWKWARD))
+    there = place("gke", "gke")
+    expected = there.jobset(grid, unit)
+    grid.path.mkdir()
+    assert there.run(grid, [unit], "toys")
+    ((method, path, body),) = cluster_api.requests
+    assert (method, path) == ("POST", "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets")
+    assert body == expected
+    (container,) = body["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    assert kubernetes_would_run(container["args"]) == ["run", *unit.arguments]
+    (launch,) = grid.launches()
+    assert launch.jobs == {unit.name: expected["metadata"]["name"]}
+    assert ("default", expected["metadata"]["name"]) in [entry[-2:] for entry in noted]
+
+
+class _Database:
+    """XManager's, in memory."""
+
+    def __init__(self, noted: list[tuple[Any, ...]]) -> None:
+        self.noted = noted
+
+    def insert_kubernetes_job(self, *entry: Any) -> None:
+        self.noted.append(entry)
+
+    def insert_vertex_job(self, *entry: Any) -> None:
+        self.noted.append(entry)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: None
+
+
+def test_vertex_gets_what_the_manifest_says(grid: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through XManager's executor and Google's client, up to the call of the service."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import aiplatform
+    from google.cloud import aiplatform_v1 as service
+    from xmanager.xm_local.storage import database
+
+    sent: list[Any] = []
+
+    def create(self: Any, *, parent: str, custom_job: Any, **named: Any) -> Any:
+        sent.append((parent, custom_job))
+        return service.CustomJob(name=f"{parent}/customJobs/7", display_name=custom_job.display_name)
+
+    monkeypatch.setattr(service.JobServiceClient, "create_custom_job", create)
+    real_init = aiplatform.init
+    monkeypatch.setattr(aiplatform, "init", lambda **named: real_init(**named, credentials=AnonymousCredentials()))
+    noted: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(database, "database", lambda: _Database(noted))
+    unit = a_unit(*(f"--gin.TEXT={text!r}" for text in AWKWARD))
+    there = place("vertex", "vertex")
+    expected = there.custom_job(grid, unit)
+    grid.path.mkdir()
+    assert there.run(grid, [unit], "toys")
+    ((parent, job),) = sent
+    assert parent == "projects/my-project/locations/us-central1"
+    job = job if isinstance(job, service.CustomJob) else service.CustomJob(job)
+    written = json.loads(
+        service.CustomJob.to_json(job, including_default_value_fields=False, use_integers_for_enums=False)
+    )
+    assert written == expected
+    assert list(job.job_spec.worker_pool_specs[0].container_spec.args) == ["run", *unit.arguments]
+    (launch,) = grid.launches()
+    assert launch.jobs == {unit.name: f"{parent}/customJobs/7"}
+    assert noted[0][-1] == f"{parent}/customJobs/7"
+
+
+@pytest.mark.parametrize(
+    ("on", "settings", "message"),
+    [
+        ("vertex", ("tpu=v6e",), r"TPU v2 and v3 only, not for v6e: use --on=gke"),
+        ("vertex", ("cores=32",), r"a unit on Vertex AI has one host, which has 8 cores of v3, not 32"),
+        ("vertex", ("image=rulespace",), r"'rulespace' is no image of a Google registry with a tag"),
+        ("gke", ("topology=3x5",), r"TPU v5e has no topology 3x5\. There are 1x1, 2x2"),
+        ("gke", ("topology=4x4x4",), r"a topology of TPU v5e has 2 axes, A x B, and is not '4x4x4'"),
+        ("gke", ("tpu=v5p", "topology=4x4x6", "chips_per_host=4"), r"TPU v5p has no topology 4x4x6"),
+        ("gke", ("tpu=v3",), r"GKE has no TPU 'v3' for slices.*v2 and v3 are on Vertex AI"),
+        ("gke", ("topology=4x4",), r"on several hosts, and these have 4 chips each: set --cluster\.chips_per_host=4"),
+        ("gke", ("tuop=v5e",), r"tuop"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_in_words(on: str, settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        place(on, "", *settings)
+
+
+def test_local_grids_have_no_cluster() -> None:
+    with pytest.raises(UserError, match="--cluster describes TPUs"):
+        places.place("local", Request("gke", ()))
+
+
+def test_nothing_is_submitted_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.remote.missing_credentials", lambda: "there are no Google Cloud credentials: do this")
+    with pytest.raises(UserError, match="nothing was submitted: there are no Google Cloud credentials: do this"):
+        place("vertex", "vertex").preflight()
+
+
+def test_everything_that_is_missing_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.remote.missing_credentials", lambda: None)
+    monkeypatch.setattr(Bucket, "refuse_missing", lambda self: "there is no bucket my-bucket")
+    monkeypatch.setattr("launch.remote.missing_image", lambda image: f"there is no image {image}")
+    with pytest.raises(UserError, match=r"there is no bucket my-bucket\n.*there is no image us-docker"):
+        place("vertex", "vertex").preflight()
+
+
+def test_a_missing_image_is_asked_of_its_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Session:
+        def head(self, url: str, **named: Any) -> Any:
+            asked.append(url)
+            return type("Answer", (), {"status_code": 404})()
+
+    monkeypatch.setattr(credentials, "session", Session)
+    sentence = credentials.missing_image("us-docker.pkg.dev/my-project/research/rulespace:1")
+    assert asked == ["https://us-docker.pkg.dev/v2/my-project/research/rulespace/manifests/1"]
+    assert sentence is not None
+    assert "us-docker.pkg.dev/my-project/research/rulespace:1" in sentence
+
+
+def test_how_jobs_stand_is_the_services_word(grid: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import aiplatform
+    from google.cloud import aiplatform_v1 as service
+
+    from launch import vertex_client
+    from launch.grid import Launch
+
+    real_init = aiplatform.init
+    monkeypatch.setattr(aiplatform, "init", lambda **named: real_init(**named, credentials=AnonymousCredentials()))
+    states = {
+        "a": service.JobState.JOB_STATE_RUNNING,
+        "b": service.JobState.JOB_STATE_FAILED,
+        "c": service.JobState.JOB_STATE_QUEUED,
+    }
+    monkeypatch.setattr(vertex_client._Client, "get_state", lambda self, name: states[name])
+    found = place("vertex", "vertex").states(Launch("vertex", 1, {}, {name: name for name in states}))
+    assert found == {"a": State.RUNNING, "b": State.FAILED, "c": State.WAITING}
+
+
+def test_a_dry_run_writes_what_would_be_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [f"--cluster.{setting}" for setting in SETTINGS]
+    folder = tmp_path / "manifests"
+    assert main(["launch", "toys", "--on=gke", *settings, f"--dir={tmp_path / 'toys'}", f"--dry_run={folder}"]) == 0
+    assert "nothing was started; 12 manifests" in capsys.readouterr().out
+    assert len(list(folder.iterdir())) == 12
+    assert not (tmp_path / "toys").exists()

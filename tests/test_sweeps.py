@@ -1,0 +1,159 @@
+"""Sweeps: what their files say, which units they have, and that values reach the runs as they are."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.cli import main
+from framework.config import load
+from framework.experiment import Experiment
+from launch.sweep import Sweep, SweepError, dns_label, rendered
+from launch.sweep_file import read_sweep
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = sorted(path.stem for path in (ROOT / "gin" / "sweeps").glob("*.gin"))
+
+
+def test_every_combination_is_a_unit_in_the_order_of_the_axes() -> None:
+    sweep = Sweep("s", ["ppo_catch", "a2c_catch"], product={"A": [1, 2]}, zip={"B": [3, 4], "C": [5, 6]}, seeds=2)
+    units = sweep.units()
+    assert len(units) == 2 * 2 * 2 * 2
+    assert units[0].arguments == ("ppo_catch", "--gin.A=1", "--gin.B=3", "--gin.C=5", "--gin.SEED=0")
+    assert units[1].settings["SEED"] == 1
+    assert {(unit.settings["B"], unit.settings["C"]) for unit in units} == {(3, 5), (4, 6)}
+    assert len({unit.name for unit in units}) == len(units)
+
+
+def test_filters_leave_units_out() -> None:
+    sweep = Sweep("s", ["p", "q"], product={"A": [1, 2]}, exclude=[{"experiment": "q", "A": 2}])
+    assert [(unit.settings["experiment"], unit.settings["A"]) for unit in sweep.units()] == [
+        ("p", 1),
+        ("p", 2),
+        ("q", 1),
+    ]
+    assert [unit.settings["A"] for unit in Sweep("s", ["p"], product={"A": [1, 2]}, only=[{"A": 2}]).units()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        (Sweep("s", ["p"], zip={"A": [1], "B": [1, 2]}), "must be of one length: A has 1, B has 2"),
+        (Sweep("s", ["p"], product={"A": [1]}, bindings={"A": 2}), "sets A twice"),
+        (Sweep("s", ["p"], product={"STEPS": [1]}, exclude=[{"STEP": 1}]), "no axis 'STEP'. Did you mean 'STEPS'"),
+        (Sweep("s", ["p"], product={"A": [1]}, exclude=[{"A": 2}]), "no unit has A = 2"),
+        (Sweep("s", ["p"], product={"A": []}), "has no units"),
+        (Sweep("s", ["p"], product={"A": [1]}, exclude=[{"A": 1}]), "filters leave all of them out"),
+        (Sweep("s", ["p"], seeds=[0, 0]), "has the same unit twice"),
+    ],
+)
+def test_mistakes_are_told(sweep: Sweep, message: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        sweep.units()
+    assert message in str(caught.value)
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12) | st.sampled_from(
+    ["two words", "'", '"', "$HOME $(HOME) $$", "back\\slash", "line\nline", "@", "%", "a@b()", ""]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6) | TEXTS,
+    lambda parts: st.lists(parts, max_size=3) | st.tuples(parts, parts) | st.dictionaries(TEXTS, parts, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(VALUES)
+def test_values_survive_gin_and_a_shell(value: Any) -> None:
+    """From the sweep over sh, as XManager quotes for it, into gin."""
+    import gin
+
+    word = f"--gin.X={rendered(value)}"
+    script = f"{shlex.quote(sys.executable)} -c 'import json,sys; print(json.dumps(sys.argv[1:]))' {shlex.quote(word)}"
+    if "\0" not in word:
+        (received,) = json.loads(
+            subprocess.run(["sh", "-c", script], capture_output=True, check=True, text=True).stdout
+        )
+        assert received == word
+    with gin.unlock_config():
+        gin.parse_config(f"X = {word.removeprefix('--gin.X=')}")
+        found = gin.query_parameter("X/macro.value")
+    assert found == value or _same(found, value)
+
+
+def _same(found: Any, value: Any) -> bool:
+    """Texts that are references stand for what they name."""
+    return isinstance(value, str) and value[:1] in ("@", "%")
+
+
+def test_references_are_not_texts() -> None:
+    assert [rendered(value) for value in ("@Adam()", "%STEPS", "pong", "@", None, [1, "a b"])] == [
+        "@Adam()", "%STEPS", "'pong'", "'@'", "None", "[1, 'a b']",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["PPO catch/LR=1e-3", "ppo" * 40, "-", "0", "Äpfel"])
+def test_names_are_dns_labels(text: str) -> None:
+    label = dns_label(text, 48)
+    assert len(label) <= 48
+    assert label == label.lower()
+    assert label[0].isalpha()
+    assert all((letter.isalnum() and letter.isascii()) or letter == "-" for letter in label)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_sweeps_have_units_whose_configs_are_right(name: str) -> None:
+    """Of each experiment and set of files one unit, at both scales where there are two; rules of other runs aside."""
+    seen: set[tuple[str, ...]] = set()
+    scales = ("", "small") if "Sweep.small" in (ROOT / "gin" / "sweeps" / f"{name}.gin").read_text() else ("",)
+    for scale in scales:
+        for unit in read_sweep(name, scale=scale).sweep.units():
+            files = tuple(word for word in unit.arguments if not word.startswith("--gin."))
+            if files in seen or any("RUN" in word for word in unit.arguments):
+                continue
+            seen.add(files)
+            bindings = [
+                word.removeprefix("--gin.").replace("=", " = ", 1) for word in unit.arguments[1:] if word not in files
+            ]
+            gin_files = [word.removeprefix("--gin_file=") for word in files[1:]]
+            load(unit.arguments[0], gin_files=gin_files, bindings=bindings, root=Experiment)
+    assert seen or name.startswith("table_")
+
+
+def test_all_mistakes_of_a_sweep_file_are_told_with_their_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.gin").write_text("Sweep.experiments = ['ppo_catch']\nSweep.prodct = {'A': [1]}\nSweep.sede = 2\n")
+    assert main(["launch", str(tmp_path / "s.gin"), f"--dir={tmp_path / 'd'}"]) == 1
+    told = capsys.readouterr().err
+    assert "s.gin:2" in told
+    assert "Did you mean 'product'" in told
+    assert "s.gin:3" in told
+
+
+def test_wrong_configs_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.gin").write_text("Sweep.experiments = ['ppo_catch']\nSweep.product = {'STPES': [1, 2]}\n")
+    assert main(["launch", str(tmp_path / "s.gin"), f"--dir={tmp_path / 'd'}"]) == 1
+    assert "Did you mean 'STEPS'" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("verb", ["launch", "status", "stop", "table"])
+def test_verbs_start_without_jax_and_google(verb: str) -> None:
+    code = (
+        f"import sys; from experiments import cli; cli.main([{verb!r}, '--help'])\n"
+        "google = ('google.cloud.storage', 'google.cloud.aiplatform')\n"
+        "heavy = ('jax', 'flax', 'tensorflow', *google, 'kubernetes', 'xmanager')\n"
+        "print([name for name in heavy if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
