@@ -43,6 +43,11 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     """Runs the experiment of a config; exit status 0 when it finished, 130 when it was stopped and saved."""
     if options.workdir == "":
         raise flags.IllegalFlagValueError("--workdir names no folder: name one, or leave it out")
+    if "://" in (options.workdir or ""):
+        raise flags.IllegalFlagValueError(
+            f"--workdir={options.workdir} is on an object store, which run folders cannot be on yet: mount the bucket, "
+            "and name its path"
+        )
     _join_others(options)
     with hosts.FailureWatch() as watch:
         return _run(arguments, options, watch)

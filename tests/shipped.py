@@ -45,7 +45,7 @@ def assert_runs(name: str, folder: Path) -> None:
     for point in points:
         # Within an update it may be that no episode ends, and in a quarter of a life that nobody is in it.
         unknown = {metric.partition("/")[0] for metric, value in point.items() if value is None}
-        assert unknown <= {"episode", "return", "return_by_age", "return_by_agent", "achievement"}
+        assert unknown <= {"episode", "return", "return_by_age", "return_by_agent", "achievement", "sokoban"}
         assert point["update/gradient_norm"] > 0 or not sure_to_move
         assert ("meta/loss" in point) is (discovery is not None)
         if discovery is not None:
