@@ -61,7 +61,7 @@ class Bucket:
             raise UserError(f"gs://{self.name}/{folder} cannot be fetched: {error}") from None
 
     def _client(self) -> Any:
-        from google.cloud import storage
+        import google.cloud.storage as storage  # Else mypy asks the namespace for it.
 
         return storage.Client(project=self.project)
 

@@ -162,7 +162,7 @@ class Gke:
         """What the first host has said."""
         from kubernetes import client
 
-        pods = client.CoreV1Api(api(self.settings["context"]).api_client)
+        pods: Any = client.CoreV1Api(api(self.settings["context"]).api_client)
         selector = f"jobset.sigs.k8s.io/jobset-name={launch.jobs[unit]},batch.kubernetes.io/job-completion-index=0"
         try:
             found = pods.list_namespaced_pod(self.settings["namespace"], label_selector=selector).items

@@ -98,22 +98,22 @@ class Vertex:
             on="vertex",
             cluster=self.settings,
             job_of=lambda unit: client.job(self.custom_job(grid, unit)),
-            name_of=lambda unit, _: resource_name(job_name(grid, unit.name, self._folder(grid))),
+            name_of=lambda _, work_unit: resource_name(work_unit),
         )
         return True
 
     def states(self, launch: Launch) -> Mapping[str, State]:
-        from launch.vertex_client import state_of, use_cluster
+        from launch.vertex_client import state_of
 
-        use_cluster(self.settings["project"], self.settings["location"], self.bucket.name)
-        return {unit: state_of(name) for unit, name in launch.jobs.items()}
+        client = self._client()
+        return {unit: state_of(client, name) for unit, name in launch.jobs.items()}
 
     def stop(self, launch: Launch, units: Sequence[str]) -> None:
-        from launch.vertex_client import cancel, use_cluster
+        from launch.vertex_client import cancel
 
-        use_cluster(self.settings["project"], self.settings["location"], self.bucket.name)
+        client = self._client()
         for unit in units:
-            cancel(launch.jobs[unit])
+            cancel(client, launch.jobs[unit])
 
     def log(self, launch: Launch, unit: str) -> str:
         """The latest lines that Cloud Logging has of the job."""
