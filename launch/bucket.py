@@ -61,7 +61,7 @@ class Bucket:
             raise UserError(f"gs://{self.name}/{folder} cannot be fetched: {error}") from None
 
     def _client(self) -> Any:
-        import google.cloud.storage as storage  # Else mypy asks the namespace for it.
+        from google.cloud import storage
 
         return storage.Client(project=self.project)
 

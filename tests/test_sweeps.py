@@ -96,7 +96,7 @@ def test_axes_filters_and_names() -> None:
         exclude=[{"experiment": "b", "LR": 0.1}], only=[{"X": 2}],
     )  # fmt: skip
     units = sweep.units()
-    assert [unit.name for unit in units][:2] == ["a-lr-0p1-x-2-y-4-s0", "a-lr-0p1-x-2-y-4-s7"]
+    assert [unit.name for unit in units][:2] == ["a-lr-0p1-s0", "a-lr-0p1-s7"]
     assert len(units) == 6
     assert units[-1].arguments == ("b", "--gin.LR=0.01", "--gin.X=2", "--gin.Y=4", "--gin.SEED=7")
     assert all(dns_label(unit.name, 48) == unit.name for unit in units)
@@ -106,7 +106,7 @@ def test_axes_filters_and_names() -> None:
     ("fields", "message"),
     [
         ({"zip": {"X": [1], "Y": [1, 2]}}, "must be of one length: X has 1, Y has 2"),
-        ({"exclude": [{"ZX": 1}], "product": {"XZ": [1]}}, "no axis 'ZX'. Did you mean 'XZ'?"),
+        ({"exclude": [{"STPES": 1}], "product": {"STEPS": [1]}}, "no axis 'STPES'. Did you mean 'STEPS'?"),
         ({"only": [{"X": 3}], "product": {"X": [1]}}, "no unit has X = 3"),
         ({"bindings": {"X": 1}, "product": {"X": [1]}}, "sets X twice"),
         ({"product": {"X": [1, 1]}}, "has the same unit twice"),
