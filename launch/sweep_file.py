@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gin.config_parser import BindingStatement, IncludeStatement
-
 from framework.errors import closest, did_you_mean
 from framework.gin_files.folders import closest_file, listed, shipped_gin_folder, shown, text_of
 from framework.gin_files.mistakes import COMMAND_LINE, ConfigError, Mistake
-from framework.gin_files.parsing import BARE_WORD, Macro, Unreadable, parse
+from framework.gin_files.parsing import BARE_WORD, BindingStatement, IncludeStatement, Macro, Unreadable, parse
 from launch.sweep import Sweep
 
 SMALL = "small"

@@ -17,7 +17,16 @@ from framework import config
 
 OUR_FOLDER = Path(cli.__file__).resolve().parent.parent
 SHIPPED = sorted((config.shipped_gin_folder() / "experiments").glob("*.gin"))
-HEAVY = ("tensorflow", "google.cloud.storage", "google.cloud.aiplatform", "envpool", "matplotlib", "orbax", "xmanager")
+HEAVY = (
+    "tensorflow",
+    "google.cloud.aiplatform",
+    "google.cloud.storage",
+    "kubernetes",
+    "envpool",
+    "matplotlib",
+    "orbax",
+    "xmanager",
+)
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,11 @@ from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatemen
 from framework.errors import closest, did_you_mean
 from framework.gin_files.mistakes import Mistake
 
+__all__ = [
+    "BARE_WORD", "BindingStatement", "BlockDeclaration", "ImportStatement", "IncludeStatement", "Macro", "Reference",
+    "Statement", "Unreadable", "parse", "references",
+]  # fmt: skip
+
 Statement: TypeAlias = BindingStatement | BlockDeclaration | ImportStatement | IncludeStatement
 
 BARE_WORD = re.compile(r"^[A-Za-z_~./][\w.,:/~+-]*$")
