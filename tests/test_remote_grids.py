@@ -297,7 +297,7 @@ def test_how_jobs_stand_is_the_services_word(grid: GridFolder, monkeypatch: pyte
         "b": service.JobState.JOB_STATE_FAILED,
         "c": service.JobState.JOB_STATE_QUEUED,
     }
-    monkeypatch.setattr(vertex_client._Client, "get_state", lambda self, name: states[name])
+    monkeypatch.setattr(vertex_client.ManifestClient, "get_state", lambda self, name: states[name])
     found = place("vertex", "vertex").states(Launch("vertex", 1, {}, {name: name for name in states}))
     assert found == {"a": State.RUNNING, "b": State.FAILED, "c": State.WAITING}
 
