@@ -26,7 +26,7 @@ from framework.types import ActingParams, ActorState, Array, LearnerState, Life,
 STEPS_PER_CALL = 256
 
 STREAMS_OF_A_WORKER = 8
-"""On the host, the least that a process is started for: fewer are played faster by this one."""
+"""On the host, the least that a second process is started for."""
 
 
 def final_returns(trainer: Trainer, state: TrainState) -> dict[str, list[float]] | None:
@@ -71,7 +71,8 @@ def agent_returns(lifecycle: Lifecycle, life: Life, learner: LearnerState, key: 
     environment = cast(HostEnvironment, lifecycle.group.suite.environment(task))
     words = [int(word) for word in jax.random.key_data(key)]
     seeds = [(*words, index) for index in range(episodes)]
-    workers = min(usable_cores(), episodes // STREAMS_OF_A_WORKER)
+    # At least one, so that an environment that hangs or crashes is told of and does not take the run with it.
+    workers = max(1, min(usable_cores(), episodes // STREAMS_OF_A_WORKER))
     with HostPool([environment] * episodes, seeds, workers) as pool:
         return host_episode_returns(network, pool, by, key)
 

@@ -233,6 +233,5 @@ class HostPool:
         busy = [number for number in error.own if self._arrays.busy[number]]
         streams = [f"stream {number}, {self._environments[number]!r}" for number in busy or error.own]
         return UserError(
-            f"the worker process of {'; '.join(streams)} {error.how}: {error.why}. What it printed "
-            "stands above; HostPool(..., workers=0) steps all streams in the main process, for a debugger"
+            f"the worker process of {'; '.join(streams)} {error.how}: {error.why}. What it printed stands above"
         )

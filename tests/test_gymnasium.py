@@ -154,3 +154,12 @@ def test_what_is_not_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gymnasium, "make", missing)
     with pytest.raises(UserError, match="cannot be made: pip install something"):
         CART_POLE.open((0,))
+
+
+def test_a_constructor_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(gymnasium, "make", failing)
+    with pytest.raises(UserError, match="Gymnasium's CartPole-v1 cannot be made: RuntimeError: no display"):
+        CART_POLE.open((0,))

@@ -140,6 +140,8 @@ def _make(name: str, max_steps: int | None) -> Any:
         return gymnasium.make(name, max_episode_steps=max_steps, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
         raise UserError(f"Gymnasium's {name} cannot be made: {error}") from error
+    except Exception as error:  # Whatever the constructor of somebody's own environment does wrong.
+        raise UserError(f"Gymnasium's {name} cannot be made: {type(error).__name__}: {error}") from error
 
 
 @functools.lru_cache
