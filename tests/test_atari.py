@@ -22,9 +22,13 @@ PLAIN = AtariGame("pong", sticky=False)
 
 @dataclasses.dataclass
 class FakeEmulator:
-    """Records what it is told; frame n of an episode is grey n everywhere, with reward n; over after ``length``."""
+    """Records what it is told; frame n of an episode is grey n everywhere, with reward n; over after ``length``.
+
+    Of three lives one is lost at each of the frames ``lost``.
+    """
 
     length: int = 10**9
+    lost: tuple[int, ...] = ()
     acts: list[int] = dataclasses.field(default_factory=list)
     resets: int = 0
     frame: int = 0
@@ -37,6 +41,9 @@ class FakeEmulator:
     def game_over(self, *, with_truncation: bool) -> bool:
         assert not with_truncation
         return self.frame >= self.length
+
+    def lives(self) -> int:
+        return 3 - sum(self.frame >= frame for frame in self.lost)
 
     def reset_game(self) -> None:
         self.resets += 1
@@ -61,8 +68,12 @@ def stream_of(game: AtariGame, emulator: FakeEmulator, seed: int = 0) -> AtariSt
 
 @pytest.mark.parametrize(
     "game",
-    [PONG, AtariGame("breakout", sticky=False, full_action_space=False, max_noops=30, clip_rewards=True)],
-    ids=["sticky", "noop"],
+    [
+        PONG,
+        AtariGame("breakout", sticky=False, full_action_space=False, max_noops=30, clip_rewards=True),
+        AtariGame("breakout", end_with_life=True),
+    ],
+    ids=["sticky", "noop", "lives"],
 )
 def test_conforms(game: AtariGame) -> None:
     check_host_environment(game)
@@ -152,6 +163,28 @@ def test_the_game_ends_within_a_step() -> None:
     assert stream.step(1)[1:] == (10.0, False, False)
     assert stream.step(1)[1:] == (5.0 + 6.0, True, False)
     assert len(emulator.acts) == 6
+
+
+def test_a_lost_life_ends_an_episode_where_asked_for_and_the_game_goes_on() -> None:
+    emulator = FakeEmulator(length=12, lost=(6, 12))
+    stream = stream_of(dataclasses.replace(PLAIN, end_with_life=True, max_noops=3), emulator)
+    stream.reset()
+    emulator.frame = 0  # Whatever no-ops there were.
+    assert stream.step(1)[2:] == (False, False)
+    assert stream.step(1)[2:] == (True, False)
+    saved = stream.snapshot()
+    np.testing.assert_array_equal(stream.reset(), 8)  # The game's present frame: it goes on, without no-ops.
+    assert (emulator.resets, emulator.frame) == (1, 8)
+    assert stream.step(1)[2:] == (True, False)
+    stream.reset()
+    assert emulator.resets == 2
+    other = stream_of(stream._game, again := FakeEmulator(length=12, lost=(6, 12)))
+    other.restore(saved)
+    other.reset()
+    assert (again.resets, again.frame) == (0, 8)
+    stream = stream_of(PLAIN, FakeEmulator(length=12, lost=(6,)))
+    stream.reset()
+    assert [stream.step(1)[2:] for _ in range(3)] == [(False, False), (False, False), (True, False)]
 
 
 def test_the_frame_limit_cuts_off() -> None:

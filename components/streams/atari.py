@@ -43,6 +43,7 @@ class Emulator(Protocol):
 
     def act(self, action: int) -> int: ...
     def game_over(self, *, with_truncation: bool) -> bool: ...
+    def lives(self) -> int: ...
     def reset_game(self) -> None: ...
     def getScreenDims(self) -> tuple[int, int]: ...
     def getScreenGrayscale(self, screen: np.ndarray) -> None: ...
@@ -54,8 +55,8 @@ class Emulator(Protocol):
 class AtariGame:
     """One Atari game; an observation is a single grey frame [84, 84, 1] uint8.
 
-    A step repeats its action for some emulator frames and shows the maximum of the last two, made smaller. Neither the
-    loss of a life nor the need to press fire is treated in any way. An episode is cut off at ``max_frames``.
+    A step repeats its action for some emulator frames and shows the maximum of the last two, made smaller. The need
+    to press fire is not treated in any way. An episode is cut off at ``max_frames``.
 
     Attributes:
       game: name of the ROM, such as ``ms_pacman``.
@@ -65,6 +66,8 @@ class AtariGame:
       frame_skip: emulator frames of a step.
       max_frames: limit of an episode, in emulator frames, those without action included.
       clip_rewards: whether rewards are their signs.
+      end_with_life: whether a lost life terminates an episode, as in Mnih et al. (2015); the next one goes on with the
+        game, and only the one after the last life begins another. Returns are then those of lives.
     """
 
     game: str
@@ -74,6 +77,7 @@ class AtariGame:
     frame_skip: int = 4
     max_frames: int = 108_000
     clip_rewards: bool = False
+    end_with_life: bool = False
 
     def __post_init__(self) -> None:
         refuse_unknown_game(self.game)
@@ -115,18 +119,15 @@ class AtariStream:
         self._actions = game.actions
         self._previous = NOOP
         self._frames = 0
+        self._goes_on = False  # Whether the game goes on with the next episode.
         shape = emulator.getScreenDims()
         self._screens = [np.empty(shape, np.uint8), np.empty(shape, np.uint8)]
         self._shrink = Shrinking.between(shape, (SIZE, SIZE))
 
     def reset(self) -> np.ndarray:
-        self._begin()
-        if self._game.max_noops:
-            for _ in range(int(self._generator.integers(self._game.max_noops + 1))):
-                self._emulator.act(NOOP)
-                self._frames += 1
-                if self._emulator.game_over(with_truncation=False):
-                    self._begin()
+        if not self._goes_on:
+            self._begin_game()
+        self._goes_on = False
         screen = self._screens[1]
         self._emulator.getScreenGrayscale(screen)
         return self._shrink(screen)[..., None]
@@ -134,7 +135,7 @@ class AtariStream:
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool]:
         game, emulator, wanted = self._game, self._emulator, self._actions[action]
         repeats = (self._generator.random(game.frame_skip) < REPEAT_PROBABILITY).tolist() if game.sticky else None
-        reward, over, before_last = 0, False, False
+        reward, over, before_last, lives = 0, False, False, emulator.lives()
         for frame in range(game.frame_skip):
             if repeats is None or not repeats[frame]:
                 self._previous = wanted
@@ -151,20 +152,32 @@ class AtariStream:
         if before_last:
             np.maximum(earlier, latest, out=latest)
         shown = float(np.sign(reward)) if game.clip_rewards else float(reward)
-        return self._shrink(latest)[..., None], shown, over, not over and self._frames >= game.max_frames
+        cut_off = not over and self._frames >= game.max_frames
+        self._goes_on = game.end_with_life and not over and not cut_off and emulator.lives() < lives
+        return self._shrink(latest)[..., None], shown, over or self._goes_on, cut_off
 
     def snapshot(self) -> bytes:
         state = self._emulator.cloneSystemState()
         random = self._generator.bit_generator.state
-        return zlib.compress(pickle.dumps((state, self._previous, self._frames, random)), level=1)
+        return zlib.compress(pickle.dumps((state, self._previous, self._frames, self._goes_on, random)), level=1)
 
     def restore(self, snapshot: bytes) -> None:
-        state, self._previous, self._frames, random = pickle.loads(zlib.decompress(snapshot))
+        state, self._previous, self._frames, self._goes_on, random = pickle.loads(zlib.decompress(snapshot))
         self._emulator.restoreSystemState(state)
         self._generator.bit_generator.state = random
 
     def close(self) -> None:
         """Nothing: the emulator goes with the stream."""
+
+    def _begin_game(self) -> None:
+        """A new game, after some frames without action where that is asked for."""
+        self._begin()
+        if self._game.max_noops:
+            for _ in range(int(self._generator.integers(self._game.max_noops + 1))):
+                self._emulator.act(NOOP)
+                self._frames += 1
+                if self._emulator.game_over(with_truncation=False):
+                    self._begin()
 
     def _begin(self) -> None:
         self._emulator.reset_game()

@@ -26,6 +26,8 @@ class Atari:
       frame_skip: emulator frames of a step.
       max_frames: limit of an episode, in emulator frames (108,000 are half an hour).
       clip_rewards: whether rewards are their signs.
+      end_with_life: whether a lost life terminates an episode, as in Mnih et al. (2015); the next one goes on with the
+        game, and only the one after the last life begins another. Returns are then those of lives.
     """
 
     games: tuple[str, ...] = ATARI57
@@ -35,6 +37,7 @@ class Atari:
     frame_skip: int = 4
     max_frames: int = 108_000
     clip_rewards: bool = False
+    end_with_life: bool = False
 
     def __post_init__(self) -> None:
         if not self.games or len(set(self.games)) != len(self.games):
@@ -54,6 +57,7 @@ class Atari:
             frame_skip=self.frame_skip,
             max_frames=self.max_frames,
             clip_rewards=self.clip_rewards,
+            end_with_life=self.end_with_life,
         )
 
     def level(self, task: str) -> PyTree:
