@@ -14,10 +14,10 @@ from typing import Any
 from absl import flags
 
 from framework.errors import UserError
+from framework.host_crew import usable_cores
 from framework.runs.storage import strict_json
 from launch.grid import GridFolder, GridUnit
 from launch.places import Request, told
-from launch.planning import cores
 from launch.processes import ProcessId, own_command
 from launch.states import State, UnitStatus, status_of
 
@@ -204,10 +204,6 @@ class ThisMachine:
         )
 
 
-def _print(status: UnitStatus) -> None:
-    print(told(status), flush=True)
-
-
 def refuse_missing_xmanager() -> None:
     """Raises `framework.errors.UserError` where grids cannot be launched from."""
     if importlib.util.find_spec("xmanager") is None:
@@ -217,4 +213,4 @@ def refuse_missing_xmanager() -> None:
 def place(request: Request) -> ThisMachine:
     if request.cluster or request.settings:
         raise UserError("--cluster describes TPUs: use it with --on=vertex or --on=gke")
-    return ThisMachine(request.max_parallel or cores())
+    return ThisMachine(request.max_parallel or usable_cores())

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import datetime
 import json
-import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -152,8 +151,3 @@ def _some(names: Sequence[str], of: int) -> str:
 
 def _duration(hours: float) -> str:
     return str(datetime.timedelta(seconds=max(1, round(hours * 3600))))
-
-
-def cores() -> int:
-    """Processors that this process may use: how many units a machine runs at once if nobody says."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -145,11 +145,3 @@ def _seen(population: Population, meta_params: Params, learners: LearnerState, t
         return Played(trajectory, inputs, None if estimates is None else estimates.values)
 
     return population.agents.map(one, meta_params, learners, trajectory)
-
-
-def same_episode(last: np.ndarray, step: int, other: int) -> np.ndarray:
-    """Whether two rows of a trajectory, the first not later, belong to one episode [..., B], from ``last`` [..., T, B].
-
-    Row t shows the observation before transition t, so that a transition that is last parts row t from row t + 1.
-    """
-    return ~last[..., step:other, :].any(axis=-2)
