@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from running import intervals, result_of, run
+from running import result_of, run
 
 from components.suites.classic_control import Acrobot, CartPole, ClassicControl, ControlState
 from framework.environment import Batched
@@ -168,16 +168,9 @@ def test_every_agents_final_return_is_told(tmp_path: Path) -> None:
     assert result["final_return"] == pytest.approx(np.mean(returns))
 
 
-def test_deep_q_learning_gets_better(tmp_path: Path) -> None:
-    """A random policy returns 22. Few large updates, for a test's time; all of the run's updates are a slow test's."""
-    logging = intervals(logging=500, checkpoints=10_000, evaluation=500, episodes=24)
-    fewer = ("--gin.NUM_ENVIRONMENTS=8", "--gin.TRAJECTORY_LENGTH=8", "--gin.EXPLORATION_STEPS=50e3")
-    assert run("dqn_cartpole", *logging, *fewer, folder=tmp_path / "run", steps=1500) == 0
-    assert result_of(tmp_path / "run")["final_return"] >= 100
-
-
-def test_ppo_balances_the_pole(tmp_path: Path) -> None:
-    assert run("ppo_cartpole", folder=tmp_path / "run") == 0
+@pytest.mark.parametrize("config", ["ppo_cartpole", "dqn_cartpole"])
+def test_one_agent_balances_the_pole(tmp_path: Path, config: str) -> None:
+    assert run(config, folder=tmp_path / "run") == 0
     assert result_of(tmp_path / "run")["final_return"] >= 475
 
 
@@ -192,6 +185,15 @@ def test_every_rule_plays_gymnasiums_own(tmp_path: Path, rule: str) -> None:
     result = result_of(tmp_path / "run")
     assert (result["status"], list(result["final_returns"])) == ("finished", ["CartPole-v1"])
     assert list((tmp_path / "run" / "checkpoints").glob("*/environments_0_0.pickle"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_balances_gymnasiums_pole(tmp_path: Path, rule: str) -> None:
+    assert run(f"{rule}_cartpole", "--gin_file=suites/gymnasium.gin", folder=tmp_path / "run") == 0
+    result = result_of(tmp_path / "run")
+    assert result["env_steps"] <= 500_000
+    assert result["final_return"] >= 475
 
 
 @pytest.mark.slow
