@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,6 @@ from framework.statistics import mean_of, merged
 from framework.trees import global_norm, select, zeros_of
 from framework.types import AgentState, Array, GroupState, GroupStep, Mean, Params, PyTree, TimeStep, TrainState
 
-if TYPE_CHECKING:
-    from framework.worlds import Worlds
-
-
 RULE_MEANS = ("meta/change_norm", "meta/mean_gradient_norm", "meta/parameter_norm")
 """What is measured of the rule's own moves."""
 
@@ -40,6 +36,16 @@ NUMBER_SHAPE: Any = jax.ShapeDtypeStruct((), jnp.float32)
 
 ROOT_SHAPE: Any = jax.ShapeDtypeStruct((2,), jnp.uint32)
 """Shape of a root key."""
+
+
+class OutsideDevice(Protocol):
+    """The environments outside the device: what acts in them, and steps an experiment that has some."""
+
+    def first_shown(self) -> Mapping[int, TimeStep]: ...
+
+    def warmed_up(self, state: TrainState) -> TrainState: ...
+
+    def step(self, state: TrainState) -> TrainState: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Trainer:
         """Meta-parameters drawn at random; ``{}`` for a static rule."""
         return self.lifecycles[0].initial_meta_params(key)
 
-    def init(self, worlds: Worlds | None = None) -> TrainState:
+    def init(self, worlds: OutsideDevice | None = None) -> TrainState:
         """The state before the first update: newborn agents, their replays filled as far as a batch needs.
 
         Args:
@@ -227,7 +233,7 @@ class Trainer:
 
     # Steps
 
-    def steps(self, state: TrainState, count: int, worlds: Worlds | None = None) -> TrainState:
+    def steps(self, state: TrainState, count: int, worlds: OutsideDevice | None = None) -> TrainState:
         """The state after a number of steps; what is measured is summed up in it.
 
         Args:

@@ -10,7 +10,7 @@ from xmanager import xm, xm_local
 from xmanager.xm_local import executables, handles, registry
 from xmanager.xm_local.storage import database
 
-from launch.kubernetes import GROUP, PLURAL, VERSION, api
+from launch.jobsets import GROUP, PLURAL, VERSION, api
 
 
 @attr.s(auto_attribs=True)

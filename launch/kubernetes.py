@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,12 @@ from launch.bucket import Bucket
 from launch.cluster import read_cluster, settings_of
 from launch.credentials import unusable_image_name
 from launch.grid import GridFolder, GridUnit, Launch
+from launch.jobsets import GROUP, PLURAL, VERSION, api
 from launch.places import Request
 from launch.remote import job_name, refuse_missing, submit
 from launch.states import State
 from launch.tpu import Slice
 
-GROUP, VERSION, PLURAL = "jobset.x-k8s.io", "v1alpha2", "jobsets"
 _SETTINGS = (
     "project", "context", "namespace", "service_account", "bucket", "prefix", "image", "tpu", "topology",
     "chips_per_host", "spot", "max_restarts", "grace_seconds",
@@ -235,16 +234,6 @@ def place(request: Request) -> Gke:
     if request.max_parallel is not None:
         raise UserError("--max_parallel is for --on=local: the cluster runs as many units as it has slices")
     return Gke(settings_of(cluster, *_SETTINGS))
-
-
-def api(context: str) -> Any:
-    """The cluster's interface to custom objects."""
-    from kubernetes import client, config
-
-    with contextlib.suppress(config.ConfigException):
-        config.load_incluster_config()
-        return client.CustomObjectsApi()
-    return client.CustomObjectsApi(config.new_client_from_config(context=context or None))
 
 
 def _unexpanded(word: str) -> str:
