@@ -62,6 +62,9 @@ class Schedule:
     shape: Literal["linear", "cosine"] = "linear"
 
     def __post_init__(self) -> None:
+        for name in ("initial", "final", "env_steps", "warm_up"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         if self.warm_up < 0:
             raise ValueError(f"warm_up must not be negative, got {self.warm_up}")
         if self.env_steps <= self.warm_up:
@@ -218,11 +221,13 @@ def check_fraction(name: str, number: float | Number) -> None:
 
 
 def check_positive(name: str, number: float | Number) -> None:
-    """Refuses a number that may be zero or negative; what an agent carries is not known yet.
+    """Refuses a number that is infinite or may be zero or negative; what an agent carries is not known yet.
 
     Raises:
       ValueError: with the name of the parameter.
     """
+    if number == math.inf:
+        raise ValueError(f"{name} must be finite, got {number}")
     # The bounds of a learned number are never reached: above a minimum of 0 it is positive.
     positive = _least(number) >= 0.0 if isinstance(number, Learned) else _least(number) > 0.0
     if not positive and not isinstance(number, Hyperparameter | Output):

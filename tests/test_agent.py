@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -294,5 +295,7 @@ def test_adams_denominator_takes_no_meta_gradient() -> None:
 def test_rates_and_limits_must_be_positive(optimizer: type) -> None:
     with pytest.raises(ValueError, match="learning_rate must be positive, got 0"):
         optimizer(learning_rate=0.0)
+    with pytest.raises(ValueError, match="learning_rate must be finite, got inf"):
+        optimizer(learning_rate=math.inf)
     with pytest.raises(ValueError, match="max_gradient_norm must be positive, got -1"):
         optimizer(learning_rate=1.0, max_gradient_norm=-1.0)
