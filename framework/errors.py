@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something outside the code is wrong; the message says in words what, where, and what to do about it."""
 
 
+class EpisodeLostError(Exception):
+    """An episode that a stream of environments was in the middle of cannot be gone on with; another one can begin."""
+
+
 def closest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that ``name`` is most likely a misspelling of, if any is close."""
     lowered = {candidate.lower(): candidate for candidate in sorted(candidates, reverse=True) if candidate != name}

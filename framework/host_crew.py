@@ -22,7 +22,8 @@ import numpy as np
 
 from framework.errors import UserError
 from framework.host_arrays import StepArrays
-from framework.host_worker import DONE, STEP, Beginning, Failure, Streams
+from framework.host_streams import Streams
+from framework.host_worker import DONE, STEP, Beginning, Failure
 from framework.specs import EnvironmentSpec
 
 _BEGIN = """
