@@ -160,7 +160,8 @@ class Worker:
                 raise self._died() from None
             if unchanged >= _LOOKS:
                 how = f"has not answered for {self._patience:g} seconds"
-                raise WorkerDiedError(self.own, how, "the environment hangs, or a step of it takes longer")
+                why = "the environment hangs, or needs longer than Group.environment_timeout"
+                raise WorkerDiedError(self.own, how, why)
 
     def close(self) -> None:
         self._connection.close()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import components.everything
+from components.streams import atari as streams
+from components.suites import minatar
 from experiments import cli
 from framework import registry
 from framework.errors import UserError
@@ -56,9 +60,11 @@ def test_list_tells_what_suites_need(monkeypatch: pytest.MonkeyPatch, capsys: py
         monkeypatch.setattr(Requirement, "is_met", is_met)
         monkeypatch.setattr(Requirement, "_has_package", is_met)
         assert cli.main(["list", "suites"]) == 0
-        lines = {line.split("(")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
-        assert lines["Crafter"].endswith(told)
-        assert "needs" not in lines["Catch"]
+        printed = capsys.readouterr().out
+        entries = {entry.split("(")[0]: entry for entry in re.split(r"^  (?=\w)", printed, flags=re.MULTILINE)}
+        assert entries["Crafter"].rstrip().endswith(told)
+        assert "needs" not in entries["Catch"]
+        assert max(map(len, printed.splitlines())) <= 100
         assert cli.main(["list", "suites", "--format=json"]) == 0
         listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["suites"]}
         assert listed["ProcGen"]["requires"] == {"package": "envpool", "installed": is_met}
@@ -95,6 +101,28 @@ def test_a_run_is_refused_before_anything_is_compiled(
     told = "ppo_procgen learns on ProcGen, and the package envpool is not installed: pip install 'rulespace[procgen]'"
     assert capsys.readouterr().err == f"{told}\n"
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "package", "told"),
+    [
+        ("ppo_minatar", "gymnax", "pip install 'rulespace[minatar]'"),
+        ("ppo_gymnasium", "gymnasium", "pip install gymnasium"),
+        ("ppo_atari", "ale_py", "pip install ale-py"),
+    ],
+)
+def test_a_config_that_cannot_be_looked_at_says_what_to_install(
+    config: str, package: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cached in (minatar.gymnax_game, minatar._form, streams._minimal_actions):
+        cached.cache_clear()
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    own_actions = "--gin_bindings=FULL_ACTION_SPACE = False" if config == "ppo_atari" else "--gin.SEED=1"
+    for verb in ("check", "describe"):
+        assert cli.main([verb, config, own_actions]) == 1
+        assert f": the package {package} is not installed: {told}\n" in capsys.readouterr().err
 
 
 def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
