@@ -234,6 +234,20 @@ def test_how_streams_go_on_is_found_out_and_holds(name: str, resumes: Resume) ->
     check_host_environment(environment, steps=33)
 
 
+def test_a_replayed_stream_is_saved_as_one_that_was_never_stopped() -> None:
+    """Over terminations, limits and the dummies after them."""
+    environments = [GymnasiumEnvironment("Unpicklable-v0")] * 3
+    with HostPool(environments, [(1,), (2,), (3,)], 0) as pool, HostPool(environments, [(4,)] * 3, 0) as other:
+        pool.reset()
+        other.reset()
+        for index in range(20):
+            play(pool, 1, seed=index)
+            assert not other.restore(pool.snapshot()).any()
+            assert other.snapshot() == pool.snapshot()
+            expected, found = play(pool, 1, seed=-index % 7), play(other, 1, seed=-index % 7)
+            np.testing.assert_equal(found, expected)
+
+
 def test_a_replay_that_leads_elsewhere_begins_a_new_episode(capsys: pytest.CaptureFixture[str]) -> None:
     environment = GymnasiumEnvironment("LateRandomness-v0", max_steps=50)
     with HostPool([environment], [(1,)], workers=0) as pool:
