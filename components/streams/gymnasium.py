@@ -152,8 +152,13 @@ def refuse_unknown_id(name: str) -> None:
             importlib.import_module(module)  # It registers what it has.
         gymnasium.spec(own)
     except (gymnasium.error.Error, ImportError) as error:
-        guess = did_you_mean(closest(name, gymnasium.registry))
-        raise ValueError(f"Gymnasium has no environment '{name}' ({error}).{guess}") from error
+        if isinstance(error, gymnasium.error.NamespaceNotFound):
+            guess = " An id that a package registers is named with the package, as in ale_py:ALE/Pong-v5."
+        else:
+            guess = did_you_mean(closest(name, gymnasium.registry))
+        # Gymnasium's own guesses are without the version that an id has.
+        reason = f" ({error})" if isinstance(error, ImportError) or not guess else ""
+        raise ValueError(f"Gymnasium has no environment '{name}'{reason}.{guess}") from error
 
 
 def _make(name: str, max_steps: int | None) -> Any:
