@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 import components.everything
 from components.streams import atari as streams
 from components.suites import minatar
 from experiments import cli
+from experiments.loading import load_config
 from framework import registry
 from framework.errors import UserError
 from framework.requirements import Requirement
@@ -128,15 +130,19 @@ def test_a_config_that_cannot_be_looked_at_says_what_to_install(
 def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The tiny scale leaves DMLab-30 out, and only where there is any."""
     monkeypatch.setattr(Requirement, "_has_package", False)
-    tiny, back = "--gin_file=scale/tiny.gin", ("--gin.DMLAB=@dmlab/Group()", "--gin.DMLAB_NOTE=None")
-    note = f"disco103: DMLab-30 is left out, for its package has to be built; with it: {' '.join(back)}\n"
-    for words, told, groups in (
-        (("disco103",), "", 3),
-        (("disco103", tiny), note, 2),
-        (("disco103", tiny, *back), "", 3),
-        (("ppo_catch", tiny), "", 1),
+    tiny, back = ["scale/tiny.gin"], ["DMLAB=@dmlab/Group()", "DMLAB_NOTE=None"]
+    with_it = " ".join(f"--gin.{binding}" for binding in back)
+    note = f"disco103: DMLab-30 is left out, for its package has to be built; with it: {with_it}\n"
+    for name, files, bindings, told, groups in (
+        ("disco103", [], [], "", 3),
+        ("disco103", tiny, [], note, 2),
+        ("disco103", tiny, back, "", 3),
+        ("ppo_catch", tiny, [], "", 1),
     ):
-        assert cli.main(["describe", *words, "--format=json"]) == 0
-        captured = capsys.readouterr()
-        assert captured.err == told
-        assert len(json.loads(captured.out)["groups"]) == groups
+        options = flags.FlagValues()
+        flags.DEFINE_multi_string("gin_file", files, "", flag_values=options)
+        flags.DEFINE_multi_string("gin_bindings", bindings, "", flag_values=options)
+        options.mark_as_parsed()
+        loaded = load_config(name, options)
+        assert capsys.readouterr().err == told
+        assert len(loaded.experiment.groups) == groups
