@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from components.convolutional_torsos import Convolution
 from framework.agent import torso_for
+from framework.errors import check_named
 from framework.interfaces import Torso
 from framework.layers import LSTM, Linear, check_sizes, truncated_normal
 from framework.layers import MLP as Layers
@@ -32,8 +33,7 @@ class MultiInput(nn.Module):
     torsos: tuple[Torso, ...]
 
     def __post_init__(self) -> None:
-        if not self.inputs or len(set(self.inputs)) != len(self.inputs):
-            raise ValueError(f"inputs must be named, and each once, got {self.inputs}")
+        check_named("inputs", self.inputs)
         if len(self.inputs) != len(self.torsos):
             raise ValueError(
                 f"torsos must be one for each of the inputs {', '.join(self.inputs)}, got {len(self.torsos)}"

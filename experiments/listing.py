@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ from framework.config.values import type_name
 from framework.errors import closest, did_you_mean
 
 __all__ = ["everything", "main"]
+
+WIDTH = 100
+"""Columns of a line, short of words that are longer."""
+
+SHOWN = 6
+"""Entries of a default that are written out; of longer ones the first and the last are."""
 
 
 def define_flags(options: flags.FlagValues) -> None:
@@ -35,11 +42,33 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
 
 def _as_text(chosen: dict[str, dict[str, type]]) -> str:
     blocks = [
-        "\n".join([kind, *(f"  {_signature(cls)}  {_summary(cls)}{_needs(cls)}".rstrip() for cls in classes.values())])
+        "\n".join([kind, *(line for cls in classes.values() for line in _entry(cls))])
         for kind, classes in chosen.items()
         if classes
     ]
     return "\n\n".join(blocks)
+
+
+def _entry(cls: type) -> list[str]:
+    """A component's lines: one where all of it fits, else its parameters, what it is and what it needs, in turn."""
+    words = [part for part in (_signature(cls), _summary(cls), _needs(cls)) if part]
+    line = f"  {'  '.join(words)}"
+    return [line] if len(line) <= WIDTH else [wrapped for part in words for wrapped in _wrapped(part, part is words[0])]
+
+
+def _wrapped(text: str, first: bool) -> list[str]:
+    """Some of a component's words, in lines of their own; parameters are not parted where they need not be."""
+    indents = ("  ", "        ") if first else ("      ", "      ")
+    whole = ", ".join(part.replace(" ", "\xa0") if len(part) < WIDTH - 12 else part for part in text.split(", "))
+    lines = textwrap.wrap(
+        whole if first else text,
+        WIDTH,
+        initial_indent=indents[0],
+        subsequent_indent=indents[1],
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def _as_json(chosen: dict[str, dict[str, type]]) -> str:
@@ -79,11 +108,13 @@ def _needs(cls: type) -> str:
     needed = registry.requirement_of(cls)
     if needed is None:
         return ""
-    return f" (needs {needed.package}: {'installed' if needed.is_met else needed.advice})"
+    return f"(needs {needed.package}: {'installed' if needed.is_met else needed.advice})"
 
 
 def _default(value: Any) -> str:
     if type(value) in (tuple, list):
+        if len(value) > SHOWN:
+            return f"({', '.join(map(_default, value[:2]))}, ..., {_default(value[-1])}: {len(value)} in all)"
         return f"({', '.join(map(_default, value))}{',' if len(value) == 1 else ''})"
     if callable(value) and hasattr(value, "__name__"):
         return str(value.__name__)

@@ -23,11 +23,11 @@ from framework.description import (
     Parameters,
 )
 from framework.experiment import Experiment, HeldOut
-from framework.host_worker import resume_of
 from framework.interfaces import HostEnvironment
 from framework.lifecycle import Lifecycle
 from framework.parallel import mesh_size
 from framework.population import Population
+from framework.specs import resume_of
 from framework.train import Trainer
 from framework.types import AgentState, Params, PyTree
 

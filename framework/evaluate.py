@@ -73,7 +73,7 @@ def agent_returns(lifecycle: Lifecycle, life: Life, learner: LearnerState, key: 
     seeds = [(*words, index) for index in range(episodes)]
     # At least one, so that an environment that hangs or crashes is told of and does not take the run with it.
     workers = max(1, min(usable_cores(), episodes // STREAMS_OF_A_WORKER))
-    with HostPool([environment] * episodes, seeds, workers) as pool:
+    with HostPool([environment] * episodes, seeds, workers, lifecycle.group.environment_timeout) as pool:
         return host_episode_returns(network, pool, by, key)
 
 

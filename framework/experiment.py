@@ -9,7 +9,7 @@ from typing import Any
 from framework.discovery import Discovery
 from framework.group import Group
 from framework.interfaces import Weights
-from framework.registry import Problem, component
+from framework.registry import NO_IDENTITY, Problem, component
 from framework.update_rule import UpdateRule, parts, problems_of_reading
 
 
@@ -52,10 +52,6 @@ class Logging:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
                 raise ValueError(f"{field.name} must be at least 1, got {getattr(self, field.name)}")
-
-
-NO_IDENTITY = {"identity": False}
-"""Marks fields that do not make an experiment another one: a run may be made longer, or logged otherwise."""
 
 
 @component("settings")

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Literal
 
 from framework.agent import Agent
+from framework.host_crew import PATIENCE
 from framework.interfaces import Bandit, HostEnvironment, Lifetime, PrioritizedReplay, Replay, Suite
 from framework.numbers import Hyperparameter
-from framework.registry import Problem, component
+from framework.registry import NO_IDENTITY, Problem, component
 from framework.update_rule import UpdateRule, parts
 
 
@@ -33,6 +34,8 @@ class Group:
         not all born anew at once, and the bandit counts what they reached like any other life's (chosen).
       bandit: chooses the hyperparameters of newborn agents; by default they are those of the configuration.
       chunk: agents of one device computed at once, to bound memory; all by default.
+      environment_timeout: seconds after which an environment outside the device that does not answer is taken to hang,
+        which stops the run.
       returns_by_agent: whether each agent's returns are logged beside those of all, for agents that are seeds.
     """
 
@@ -48,12 +51,15 @@ class Group:
     lifetime: Lifetime | None = None
     bandit: Bandit | None = None
     chunk: int | None = None
+    environment_timeout: float = dataclasses.field(default=PATIENCE, metadata=NO_IDENTITY)
     returns_by_agent: bool = False
 
     def __post_init__(self) -> None:
         for name in ("agents", "num_environments", "trajectory_length", "epochs", "minibatches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.environment_timeout <= 0:
+            raise ValueError(f"environment_timeout must be positive, got {self.environment_timeout:g} seconds")
         if self.chunk is not None and (self.chunk < 1 or self.agents % self.chunk):
             raise ValueError(f"chunk must divide the {self.agents} agents, got {self.chunk}")
 

@@ -59,7 +59,7 @@ def _places(rows: np.ndarray, count: int) -> np.ndarray | slice:
 
 
 class Rows:
-    """The rows of a batch that are a pool's streams of the same numbers; see `framework.host_worker.Streams`.
+    """The rows of a batch that are a pool's streams of the same numbers; see `framework.host_streams.Streams`.
 
     Args:
       batch: the streams.

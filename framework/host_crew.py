@@ -22,7 +22,8 @@ import numpy as np
 
 from framework.errors import UserError
 from framework.host_arrays import StepArrays
-from framework.host_worker import DONE, STEP, Beginning, Failure, Streams
+from framework.host_streams import Streams
+from framework.host_worker import DONE, STEP, Beginning, Failure
 from framework.specs import EnvironmentSpec
 
 _BEGIN = """
@@ -159,7 +160,8 @@ class Worker:
                 raise self._died() from None
             if unchanged >= _LOOKS:
                 how = f"has not answered for {self._patience:g} seconds"
-                raise WorkerDiedError(self.own, how, "the environment hangs, or a step of it takes longer")
+                why = "the environment hangs, or needs longer than Group.environment_timeout"
+                raise WorkerDiedError(self.own, how, why)
 
     def close(self) -> None:
         self._connection.close()

@@ -16,6 +16,10 @@ from framework import interfaces
 from framework.requirements import Requirement
 
 _COMPONENTS = SelectorMap()
+
+NO_IDENTITY = {"identity": False}
+"""Metadata of fields that do not make an experiment another one: a run may be made longer, or logged otherwise."""
+
 _LINEN_FIELDS = ("parent", "name")
 
 C = TypeVar("C", bound=type)
@@ -33,7 +37,7 @@ class Parameter:
       name: of the dataclass field.
       annotation: its resolved type.
       default: its default; ``dataclasses.MISSING`` if it must be given.
-      identity: whether it tells experiments apart; a field with ``metadata={'identity': False}`` does not.
+      identity: whether it tells experiments apart; a field with the metadata `NO_IDENTITY` does not.
     """
 
     name: str

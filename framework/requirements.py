@@ -32,6 +32,11 @@ class Requirement:
         """A package that one of rulespace's extras brings."""
         return cls(package, f"pip install 'rulespace[{extra}]'", library, install_library)
 
+    @classmethod
+    def of_install(cls, package: str) -> Requirement:
+        """A package that the install brings, named as in the index: missing only where somebody has removed it."""
+        return cls(package.replace("-", "_"), f"pip install {package}")
+
     @property
     def is_met(self) -> bool:
         """Whether the package is there, and its library; it is not imported."""

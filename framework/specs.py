@@ -18,6 +18,12 @@ class Resume(enum.Enum):
     NEW_EPISODE = "with a new episode: its state cannot be saved"
 
 
+def resume_of(environment: Any) -> Resume:
+    """How streams of an environment go on from a snapshot; exactly, unless it says otherwise by ``resumes``."""
+    resume: Resume = getattr(environment, "resumes", Resume.EXACTLY)
+    return resume
+
+
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
     """An array of an observation.

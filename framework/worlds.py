@@ -68,7 +68,12 @@ class HostGroup:
         self._births = np.zeros(population.count, int) if births is None else births
         self._size = population.lifecycle.group.num_environments
         places = [(p, e) for p in self._own.tolist() for e in range(self._size)]
-        self.pool = HostPool([self._environment(p) for p, _ in places], [self._seed(p, e) for p, e in places], workers)
+        self.pool = HostPool(
+            [self._environment(p) for p, _ in places],
+            [self._seed(p, e) for p, e in places],
+            workers,
+            population.lifecycle.group.environment_timeout,
+        )
 
     def _environment(self, place: int) -> HostEnvironment:
         """That of the agent that now lives in a place."""

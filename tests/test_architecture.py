@@ -106,9 +106,9 @@ def test_launching_needs_no_jax() -> None:
 
 def test_worker_processes_load_no_jax() -> None:
     """Else each would take seconds to start, and the memory of an accelerator."""
-    of_workers = re.compile(r"framework\.host(_crew|_worker)?|components\.streams(\..+)?")
+    of_workers = re.compile(r"framework\.host(_(arrays|batch|crew|streams|worker))?|components\.streams(\..+)?")
     workers = [module for module in OURS if of_workers.fullmatch(module)]
-    assert len(workers) >= 6
+    assert len(workers) >= 12
     loaded = {module: loaded_with(module) & {*JAX_LIBRARIES, "gin"} for module in workers}
     assert not any(loaded.values()), loaded
 

@@ -160,7 +160,7 @@ def test_list_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "numbers"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "numbers"
-    assert "  Hyperparameter(name: str, value: float)  A number that each agent carries" in "\n".join(lines)
+    assert "  Hyperparameter(name: str, value: float)\n      A number that each agent carries" in "\n".join(lines)
 
 
 def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:

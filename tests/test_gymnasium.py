@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from components.streams.gymnasium import GymnasiumEnvironment
 from components.suites.gymnasium import Gymnasium
 from framework.errors import UserError
 from framework.host import HostPool
-from framework.specs import EnvironmentSpec
+from framework.specs import ArraySpec, EnvironmentSpec, Resume
 from framework.testing.host import check_host_environment
 
 CART_POLE = GymnasiumEnvironment("CartPole-v1")
@@ -39,20 +41,90 @@ class Continuous(Oddity):
     action_space = spaces.Box(0, 1, (1,))
 
 
-class Unpicklable(Oddity):
+class Walk(gymnasium.Env):
+    """A random walk that an action drives, and that is cut off or ends; a dictionary of what is seen of it."""
+
+    observation_space: spaces.Space = spaces.Dict(
+        {"place": spaces.Box(-9, 9, (), np.float64), "way": spaces.Discrete(3, start=-1)}
+    )
+    action_space: spaces.Space = spaces.Discrete(2)
+
     def __init__(self) -> None:
+        self.place, self.steps = 0.0, 0
+
+    def reset(self, *, seed=None, options=None):  # type: ignore[no-untyped-def]
+        super().reset(seed=seed)
+        self.place, self.steps = self.drawn(), 0
+        return self.seen(0), {}
+
+    def step(self, action):  # type: ignore[no-untyped-def]
+        self.place, self.steps = self.place + self.drawn() + 2 * action - 1, self.steps + 1
+        return self.seen(1 if self.place > 0 else -1), self.place, abs(self.place) > 3, self.steps >= 9, {}
+
+    def drawn(self) -> float:
+        return float(self.np_random.normal())
+
+    def seen(self, way):  # type: ignore[no-untyped-def]
+        return {"place": np.float64(self.place), "way": way}
+
+
+class Unpicklable(Walk):
+    def __init__(self) -> None:
+        super().__init__()
         self.held = (i for i in range(3))
 
 
-class PickledAsNew(Oddity, gymnasium.utils.EzPickle):
+class PickledAsNew(Walk, gymnasium.utils.EzPickle):
     def __init__(self) -> None:
         gymnasium.utils.EzPickle.__init__(self)
+        super().__init__()
+
+
+class PickledInPart(Walk):
+    """Pickles, but for its place; nothing says so."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"place": 0.0}
+
+
+class Unrepeatable(Unpicklable):
+    """Its randomness is not its generator's."""
+
+    noise = np.random.default_rng()
+
+    def drawn(self) -> float:
+        return float(self.noise.normal())
+
+
+class LateRandomness(Unpicklable):
+    """Repeats itself for as long as it is tried out."""
+
+    draws = 0
+
+    def drawn(self) -> float:
+        self.draws += 1
+        return Walk.drawn(self) if self.draws < 100 else float(Unrepeatable.noise.normal())
+
+
+class Failing(Walk):
+    def step(self, action):  # type: ignore[no-untyped-def]
+        raise RuntimeError("no such action")
+
+
+class Nested(Oddity):
+    observation_space = spaces.Dict({"far": spaces.Dict({"away": spaces.Discrete(2)})})
+
+
+CLASSES = (
+    *(Oddity, Bytes, Continuous, Walk, Unpicklable, PickledAsNew, PickledInPart, Unrepeatable, LateRandomness),
+    *(Failing, Nested),
+)
 
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gymnasium.envs.registration, "registry", registry := dict(gymnasium.registry))
-    for cls in (Oddity, Bytes, Continuous, Unpicklable, PickledAsNew):
+    for cls in CLASSES:
         registry[f"{cls.__name__}-v0"] = gymnasium.envs.registration.EnvSpec(f"{cls.__name__}-v0", entry_point=cls)
 
 
@@ -122,27 +194,84 @@ def test_spaces_are_translated() -> None:
     assert GymnasiumEnvironment("Bytes-v0").spec.observation_dtype == "uint8"
 
 
-@pytest.mark.parametrize("name", ["Continuous-v0", "FrozenLake-v1"])
-def test_other_spaces_are_refused(name: str) -> None:
-    with pytest.raises(
-        UserError, match=f"Gymnasium's {name} has .*supported are Box observations and Discrete actions"
-    ):
+def test_categories_and_dictionaries_are_translated() -> None:
+    assert GymnasiumEnvironment("FrozenLake-v1").spec == EnvironmentSpec((16,), 4)
+    walk = GymnasiumEnvironment("Walk-v0")
+    assert walk.spec == EnvironmentSpec.of_parts({"place": ArraySpec((1,)), "way": ArraySpec((3,))}, 2)
+    stream = walk.open((0,))
+    np.testing.assert_array_equal(stream.reset()["way"], np.array([0.0, 1.0, 0.0], np.float32))
+    observation, reward, *_ = stream.step(0)
+    np.testing.assert_array_equal(observation["place"], np.array([reward], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("Continuous-v0", r"actions Box\(.*\)"),
+        ("Nested-v0", r"in its observations 'far', Dict\(.*\)"),
+        ("Blackjack-v1", r"observations Tuple\(.*\)"),
+    ],
+)
+def test_other_spaces_are_refused(name: str, what: str) -> None:
+    with pytest.raises(UserError, match=f"Gymnasium's {name} has {what}; supported are .*FlattenObservation"):
         _ = GymnasiumEnvironment(name).spec
 
 
-@pytest.mark.parametrize("name", ["Unpicklable-v0", "PickledAsNew-v0"])
-def test_what_cannot_be_saved_says_so(name: str) -> None:
-    stream = GymnasiumEnvironment(name).open((0,))
-    stream.reset()
-    with pytest.raises(UserError, match=f"{name} cannot be saved in the middle of an episode"):
-        stream.snapshot()
+@pytest.mark.parametrize(
+    ("name", "resumes"),
+    [
+        ("CartPole-v1", Resume.EXACTLY),
+        ("Walk-v0", Resume.EXACTLY),
+        ("Unpicklable-v0", Resume.REPLAYS),
+        ("PickledAsNew-v0", Resume.REPLAYS),
+        ("PickledInPart-v0", Resume.REPLAYS),
+        ("Unrepeatable-v0", Resume.NEW_EPISODE),
+    ],
+)
+def test_how_streams_go_on_is_found_out_and_holds(name: str, resumes: Resume) -> None:
+    environment = GymnasiumEnvironment(name)
+    assert environment.resumes is resumes
+    check_host_environment(environment, steps=33)
+
+
+def test_a_replayed_stream_is_saved_as_one_that_was_never_stopped() -> None:
+    """Over terminations, limits and the dummies after them."""
+    environments = [GymnasiumEnvironment("Unpicklable-v0")] * 3
+    with HostPool(environments, [(1,), (2,), (3,)], 0) as pool, HostPool(environments, [(4,)] * 3, 0) as other:
+        pool.reset()
+        other.reset()
+        for index in range(20):
+            play(pool, 1, seed=index)
+            assert not other.restore(pool.snapshot()).any()
+            assert other.snapshot() == pool.snapshot()
+            expected, found = play(pool, 1, seed=-index % 7), play(other, 1, seed=-index % 7)
+            np.testing.assert_equal(found, expected)
+
+
+def test_a_replay_that_leads_elsewhere_begins_a_new_episode(capsys: pytest.CaptureFixture[str]) -> None:
+    environment = GymnasiumEnvironment("LateRandomness-v0", max_steps=50)
+    with HostPool([environment], [(1,)], workers=0) as pool:
+        pool.reset()
+        play(pool, 150)
+        (lost,) = pool.restore(pool.snapshot())
+        assert pool.step(np.array([0])).dummy == [True] == lost
+    assert "begins a new episode: the same actions from the same seed have led elsewhere" in capsys.readouterr().err
+
+
+def test_what_fails_when_it_is_tried_out_is_told() -> None:
+    with pytest.raises(UserError, match=r"Failing-v0 fails in its first steps, in .*test_gymnasium.py, line \d+: Runt"):
+        _ = GymnasiumEnvironment("Failing-v0").resumes
 
 
 def test_unknown_ids_are_refused_with_a_guess() -> None:
-    with pytest.raises(ValueError, match=r"no environment 'CartPool-v1'.*Did you mean 'CartPole-v1'"):
+    with pytest.raises(ValueError, match=r"no environment 'CartPool-v1'\. Did you mean 'CartPole-v1'"):
         Gymnasium("CartPool-v1")
-    with pytest.raises(ValueError, match="no environment 'nowhere:CartPole-v1'"):
+    with pytest.raises(ValueError, match=r"no environment 'nowhere:CartPole-v1' \(No module named 'nowhere'\)"):
         Gymnasium("nowhere:CartPole-v1")
+    with pytest.raises(ValueError, match=r"no environment 'Nowhere/Pong-v5'\. An id that a package registers is named"):
+        Gymnasium("Nowhere/Pong-v5")
+    with pytest.raises(ValueError, match="id is empty: name an environment of Gymnasium, such as CartPole-v1"):
+        Gymnasium("")
     with pytest.raises(ValueError, match="max_steps must be positive"):
         Gymnasium("CartPole-v1", max_steps=0)
 

@@ -281,7 +281,7 @@ def test_cycle_over_two_files() -> None:
         ("TypoRoot.sede = 1", "command line: --gin.TypoRoot.sede=1: TypoRoot has no parameter 'sede'"),
         ("TypoRoot.seed = 1 + 1", "command line: --gin.TypoRoot.seed=1 + 1: cannot read"),
         ("SEED", "command line: --gin_bindings=SEED: a binding is NAME=VALUE"),
-        ("SEED = ", "command line: --gin.SEED=: a binding is NAME=VALUE"),
+        ("SEED = ", "command line: --gin.SEED=: SEED is given no value: write one behind"),
         ("TypoRoot.weights = @Typofile()", "Did you mean 'TypoFile'?"),
     ],
 )

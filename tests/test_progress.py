@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -137,6 +140,19 @@ def test_signals_become_a_flag(number: signal.Signals, capfd: pytest.CaptureFixt
         assert stop.requested == number.name
     assert signal.getsignal(number) is before
     assert capfd.readouterr().err.count("stopping after this step") == 1
+
+
+def test_a_signal_is_told_of_while_a_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a call that does not come back to Python for a while."""
+    told: list[float] = []
+    monkeypatch.setattr(os, "write", lambda *_: told.append(time.monotonic()))
+    with StopSignals() as stop:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2_000_000)
+        returned = time.monotonic()
+        assert stop.requested == "SIGTERM"
+    (moment,) = told
+    assert moment < returned - 0.1
 
 
 def test_second_interrupt_stops_at_once() -> None:

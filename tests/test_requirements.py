@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 import components.everything
+from components.streams import atari as streams
+from components.suites import minatar
 from experiments import cli
+from experiments.loading import load_config
 from framework import registry
 from framework.errors import UserError
 from framework.requirements import Requirement
@@ -56,9 +62,11 @@ def test_list_tells_what_suites_need(monkeypatch: pytest.MonkeyPatch, capsys: py
         monkeypatch.setattr(Requirement, "is_met", is_met)
         monkeypatch.setattr(Requirement, "_has_package", is_met)
         assert cli.main(["list", "suites"]) == 0
-        lines = {line.split("(")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
-        assert lines["Crafter"].endswith(told)
-        assert "needs" not in lines["Catch"]
+        printed = capsys.readouterr().out
+        entries = {entry.split("(")[0]: entry for entry in re.split(r"^  (?=\w)", printed, flags=re.MULTILINE)}
+        assert entries["Crafter"].rstrip().endswith(told)
+        assert "needs" not in entries["Catch"]
+        assert max(map(len, printed.splitlines())) <= 100
         assert cli.main(["list", "suites", "--format=json"]) == 0
         listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["suites"]}
         assert listed["ProcGen"]["requires"] == {"package": "envpool", "installed": is_met}
@@ -97,18 +105,44 @@ def test_a_run_is_refused_before_anything_is_compiled(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("config", "package", "told"),
+    [
+        ("ppo_minatar", "gymnax", "pip install 'rulespace[minatar]'"),
+        ("ppo_gymnasium", "gymnasium", "pip install gymnasium"),
+        ("ppo_atari", "ale_py", "pip install ale-py"),
+    ],
+)
+def test_a_config_that_cannot_be_looked_at_says_what_to_install(
+    config: str, package: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cached in (minatar.gymnax_game, minatar._form, streams._minimal_actions):
+        cached.cache_clear()
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)
+    own_actions = "--gin_bindings=FULL_ACTION_SPACE = False" if config == "ppo_atari" else "--gin.SEED=1"
+    for verb in ("check", "describe"):
+        assert cli.main([verb, config, own_actions]) == 1
+        assert f": the package {package} is not installed: {told}\n" in capsys.readouterr().err
+
+
 def test_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The tiny scale leaves DMLab-30 out, and only where there is any."""
     monkeypatch.setattr(Requirement, "_has_package", False)
-    tiny, back = "--gin_file=scale/tiny.gin", ("--gin.DMLAB=@dmlab/Group()", "--gin.DMLAB_NOTE=None")
-    note = f"disco103: DMLab-30 is left out, for its package has to be built; with it: {' '.join(back)}\n"
-    for words, told, groups in (
-        (("disco103",), "", 3),
-        (("disco103", tiny), note, 2),
-        (("disco103", tiny, *back), "", 3),
-        (("ppo_catch", tiny), "", 1),
+    tiny, back = ["scale/tiny.gin"], ["DMLAB=@dmlab/Group()", "DMLAB_NOTE=None"]
+    with_it = " ".join(f"--gin.{binding}" for binding in back)
+    note = f"disco103: DMLab-30 is left out, for its package has to be built; with it: {with_it}\n"
+    for name, files, bindings, told, groups in (
+        ("disco103", [], [], "", 3),
+        ("disco103", tiny, [], note, 2),
+        ("disco103", tiny, back, "", 3),
+        ("ppo_catch", tiny, [], "", 1),
     ):
-        assert cli.main(["describe", *words, "--format=json"]) == 0
-        captured = capsys.readouterr()
-        assert captured.err == told
-        assert len(json.loads(captured.out)["groups"]) == groups
+        options = flags.FlagValues()
+        flags.DEFINE_multi_string("gin_file", files, "", flag_values=options)
+        flags.DEFINE_multi_string("gin_bindings", bindings, "", flag_values=options)
+        options.mark_as_parsed()
+        loaded = load_config(name, options)
+        assert capsys.readouterr().err == told
+        assert len(loaded.experiment.groups) == groups

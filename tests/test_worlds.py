@@ -430,8 +430,8 @@ SMALL_RUN = (*(f"--gin.{binding.replace(' = ', '=')}" for binding in SIZES), "--
 
 
 def test_what_environments_do_wrong_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def refused(fault: str) -> str:
-        suite = ("--gin.Group.suite=@Counting()", f"--gin.Counting.fault={fault}")
+    def refused(fault: str, *bindings: str) -> str:
+        suite = ("--gin.Group.suite=@Counting()", f"--gin.Counting.fault={fault}", *bindings)
         assert run("ppo_gymnasium", *suite, *SMALL_RUN, folder=tmp_path / fault) == 1
         errors = capsys.readouterr().err
         result = result_of(tmp_path / fault)
@@ -442,6 +442,8 @@ def test_what_environments_do_wrong_is_said_in_words(tmp_path: Path, capsys: pyt
     assert "Faulty(" in (error := refused("raises"))
     assert "ZeroDivisionError: the ball has no radius" in error
     assert "was ended by SIGKILL: the environment crashed, or memory ran out" in refused("dies")
+    error = refused("hangs", "--gin.Group.environment_timeout=5")
+    assert "has not answered for 5 seconds: the environment hangs, or needs longer than Group.environment_t" in error
 
 
 @pytest.mark.parametrize(
@@ -449,6 +451,9 @@ def test_what_environments_do_wrong_is_said_in_words(tmp_path: Path, capsys: pyt
     [
         ("disco103_atari", "GAME='pongg'", "there is no Atari game 'pongg'.* Did you mean 'pong'"),
         ("ppo_gymnasium", "ENV='CartPol-v1'", "no environment 'CartPol-v1'.* Did you mean 'CartPole-v"),
+        ("ppo_gymnasium", "ENV=''", "Gymnasium: id is empty: name an environment of Gymnasium, such as CartPole-v1"),
+        ("ppo_gymnasium", "ENV=", "--gin.ENV=: ENV is given no value: write one behind '='"),
+        ("ppo_gymnasium", "Group.environment_timeout=0", "environment_timeout must be positive, got 0 seconds"),
     ],
 )
 def test_unknown_environments_are_refused(

@@ -13,7 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from framework.errors import closest, did_you_mean
+from framework.requirements import Requirement
 from framework.specs import EnvironmentSpec
+
+PACKAGE = Requirement.of_install("ale-py")
 
 SIZE = 84
 """Rows and columns of an observation (Mnih et al., 2015)."""
@@ -245,18 +248,14 @@ def refuse_unknown_game(game: str) -> None:
     """
     if game in ATARI57:
         return
-    from ale_py import roms  # Half a second that other suites need not spend.
-
-    known = roms.get_all_rom_ids()
+    known = PACKAGE.module("ale_py.roms").get_all_rom_ids()  # Half a second that other suites need not spend.
     if game not in known:
         guess = did_you_mean(closest(game, known))
         raise ValueError(f"there is no Atari game '{game}'; games are named as in ms_pacman.{guess}")
 
 
 def _emulator(game: str) -> Any:
-    import ale_py
-    from ale_py import roms
-
+    ale_py, roms = PACKAGE.module(), PACKAGE.module("ale_py.roms")
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # Else a banner for each stream.
     emulator = ale_py.ALEInterface()
     emulator.setFloat("repeat_action_probability", 0.0)

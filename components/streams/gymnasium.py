@@ -1,27 +1,36 @@
-"""Gymnasium's environments as streams that can be stopped, saved and continued exactly."""
+"""Gymnasium's environments as streams that can be stopped, saved and continued."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
-import io
-import pickle
-import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.streams.gymnasium_spaces import Spaces
+from components.streams.gymnasium_streams import ReplayedStream, SavedStream, digest_of
 from framework.errors import UserError, closest, did_you_mean
-from framework.specs import EnvironmentSpec
+from framework.requirements import Requirement
+from framework.specs import EnvironmentSpec, Resume
+
+if TYPE_CHECKING:
+    from framework.interfaces import HostStream
+
+PACKAGE = Requirement.of_install("gymnasium")
 
 
 @dataclasses.dataclass(frozen=True)
 class GymnasiumEnvironment:
-    """A registered environment of Gymnasium with a Box of observations and discrete actions.
+    """A registered environment of Gymnasium with discrete actions; see `Spaces` for what observations are.
 
-    Observations keep the dtype uint8 and are float32 otherwise.
+    Its streams are saved whole where the environment pickles whole. Where it does not, they play the actions of the
+    running episode again; and where it does not repeat itself from a seed either, they begin new episodes. Which of
+    these holds is tried out on its first steps.
 
     Attributes:
       id: its name in Gymnasium's registry, ``module:name`` for those that a module of one's own registers.
@@ -35,84 +44,96 @@ class GymnasiumEnvironment:
     def spec(self) -> EnvironmentSpec:
         return _spec(self.id, self.max_steps)
 
-    def open(self, seed: Sequence[int]) -> GymnasiumStream:
+    @property
+    def resumes(self) -> Resume:
+        return _resumes(self)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether it repeats itself from a seed."""
+        return self.resumes is not Resume.NEW_EPISODE
+
+    def open(self, seed: Sequence[int]) -> SavedStream | ReplayedStream:
+        if self.resumes is Resume.EXACTLY:
+            return self.open_saved(seed)
+        return self.open_replayed(seed, repeats=self.seeded)
+
+    def open_saved(self, seed: Sequence[int]) -> SavedStream:
+        """A stream whose snapshots hold the environment."""
+        return SavedStream(*self._made(), np.random.SeedSequence(list(seed)))
+
+    def open_replayed(self, seed: Sequence[int], *, repeats: bool = True) -> ReplayedStream:
+        """A stream whose snapshots hold what leads to where the environment is, if it repeats itself."""
+        return ReplayedStream(*self._made(), np.random.SeedSequence(list(seed)), repeats=repeats)
+
+    def _made(self) -> tuple[Any, Spaces]:
         environment = _make(self.id, self.max_steps)
-        _, first_action = _actions(self.id, environment)
-        words = np.random.SeedSequence(list(seed)).generate_state(2).tolist()
-        return GymnasiumStream(
-            environment, seed=words[0] << 32 | words[1], first_action=first_action, dtype=self.spec.observation_dtype
-        )
+        return environment, Spaces.of(self.id, environment)
 
 
-class GymnasiumStream:
-    """One environment of Gymnasium, whose generator is seeded once, before its first episode."""
-
-    def __init__(self, environment: Any, *, seed: int, first_action: int, dtype: str) -> None:
-        self._environment, self._seed = environment, seed
-        self._first_action, self._dtype = first_action, dtype
-        self._seeded = False
-
-    def reset(self) -> np.ndarray:
-        observation, _ = self._environment.reset(seed=None if self._seeded else self._seed)
-        self._seeded = True
-        return np.array(observation, self._dtype)
-
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool]:
-        observation, reward, terminated, truncated, _ = self._environment.step(action + self._first_action)
-        return np.array(observation, self._dtype), float(reward), bool(terminated), bool(truncated)
-
-    def snapshot(self) -> bytes:
-        name = self._environment.spec.id
-        for layer in _layers(self._environment):
-            if any(base.__name__ == "EzPickle" for base in type(layer).__mro__):
-                raise UserError(
-                    f"Gymnasium's {name} cannot be saved in the middle of an episode: a pickle of "
-                    f"{type(layer).__name__} holds the arguments it was made with, not its state. Choose an "
-                    "environment that pickles whole, such as those of classic control"
-                )
-        try:
-            return _pickled((self._environment, self._seed, self._seeded))
-        except Exception as error:
-            raise UserError(
-                f"Gymnasium's {name} cannot be saved in the middle of an episode: {type(error).__name__}: {error}. "
-                "Choose an environment that pickles whole, such as those of classic control"
-            ) from error
-
-    def restore(self, snapshot: bytes) -> None:
-        before = self._environment
-        self._environment, self._seed, self._seeded = _Unpickler(io.BytesIO(snapshot)).load()
-        before.close()
-
-    def close(self) -> None:
-        self._environment.close()
+_TRIED = 20
+"""Steps in which it is tried out how streams of an environment can go on."""
 
 
-def _pickled(state: Any) -> bytes:
-    """The state as bytes: those of an environment that was restored are those of one that was never stopped."""
-    file = io.BytesIO()
-    _Pickler(file, protocol=4).dump(state)
-    return file.getvalue()
+@functools.lru_cache
+def _resumes(environment: GymnasiumEnvironment) -> Resume:
+    """How streams of an environment go on from a snapshot, tried out on its first steps.
 
-
-class _Pickler(pickle.Pickler):
-    """Does not write which strings and dtypes are one object.
-
-    Python shares strings, and NumPy dtypes, where it can, which is not the same after a pickle was read.
+    Raises:
+      UserError: the environment cannot be made, or a step of it fails.
     """
+    actions = np.random.default_rng(0).integers(environment.spec.num_actions, size=2 * _TRIED).tolist()
+    try:
+        if _goes_on(environment, actions):
+            return Resume.EXACTLY
+        return Resume.REPLAYS if _repeats_itself(environment, actions) else Resume.NEW_EPISODE
+    except UserError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"Gymnasium's {environment.id} fails in its first steps, in {place.filename}, line {place.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
-    def persistent_id(self, obj: Any) -> bytes | None:
-        return obj.encode("utf-8", "surrogatepass") if type(obj) is str else None
 
-    def reducer_override(self, obj: Any) -> Any:
-        # Else NumPy would make a new object of a dtype that it has already.
-        return (np.dtype, (obj.str,)) if isinstance(obj, np.dtype) and obj.isbuiltin == 1 else NotImplemented
+def _goes_on(environment: GymnasiumEnvironment, actions: Sequence[int]) -> bool:
+    """Whether a pickle of the environment is all of it: it plays on as the environment itself does."""
+    with contextlib.closing(environment.open_saved((0,))) as stream:
+        if stream.holds_arguments_only:
+            return False
+        _play(stream, actions[:_TRIED], begin=True)
+        try:
+            snapshot = stream.snapshot()
+        except UserError:
+            return False
+        expected = _play(stream, actions[_TRIED:])
+        with contextlib.closing(environment.open_saved((1,))) as other:
+            try:
+                other.restore(snapshot)
+            except Exception:  # Whatever a class does that was not made to be read from a pickle.
+                return False
+            return _play(other, actions[_TRIED:]) == expected
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads what `_Pickler` wrote."""
+def _repeats_itself(environment: GymnasiumEnvironment, actions: Sequence[int]) -> bool:
+    """Whether two streams from one seed play the same."""
+    played = []
+    for _ in range(2):
+        with contextlib.closing(environment.open_replayed((0,))) as stream:
+            played.append(_play(stream, actions, begin=True))
+    return played[0] == played[1]
 
-    def persistent_load(self, pid: Any) -> str:
-        return sys.intern(pid.decode("utf-8", "surrogatepass"))
+
+def _play(stream: HostStream, actions: Sequence[int], *, begin: bool = False) -> list[Any]:
+    """What a stream shows, in a form that can be compared."""
+    played: list[Any] = [digest_of(stream.reset())] if begin else []
+    for action in actions:
+        observation, *others = stream.step(action)
+        played.append((digest_of(observation), *others))
+        if any(others[1:]):
+            played.append(digest_of(stream.reset()))
+    return played
 
 
 def refuse_unknown_id(name: str) -> None:
@@ -120,22 +141,28 @@ def refuse_unknown_id(name: str) -> None:
 
     Raises:
       ValueError: it is not there.
+      UserError: Gymnasium is not installed.
     """
-    import gymnasium  # Half a second that other suites need not spend.
-
+    gymnasium = PACKAGE.module()  # Half a second that other suites need not spend.
+    if not name:
+        raise ValueError("id is empty: name an environment of Gymnasium, such as CartPole-v1")
     module, _, own = name.rpartition(":")
     try:
         if module:
             importlib.import_module(module)  # It registers what it has.
         gymnasium.spec(own)
     except (gymnasium.error.Error, ImportError) as error:
-        guess = did_you_mean(closest(name, gymnasium.registry))
-        raise ValueError(f"Gymnasium has no environment '{name}' ({error}).{guess}") from error
+        if isinstance(error, gymnasium.error.NamespaceNotFound):
+            guess = " An id that a package registers is named with the package, as in ale_py:ALE/Pong-v5."
+        else:
+            guess = did_you_mean(closest(name, gymnasium.registry))
+        # Gymnasium's own guesses are without the version that an id has.
+        reason = f" ({error})" if isinstance(error, ImportError) or not guess else ""
+        raise ValueError(f"Gymnasium has no environment '{name}'{reason}.{guess}") from error
 
 
 def _make(name: str, max_steps: int | None) -> Any:
-    import gymnasium
-
+    gymnasium = PACKAGE.module()
     try:
         return gymnasium.make(name, max_episode_steps=max_steps, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
@@ -146,32 +173,5 @@ def _make(name: str, max_steps: int | None) -> Any:
 
 @functools.lru_cache
 def _spec(name: str, max_steps: int | None) -> EnvironmentSpec:
-    environment = _make(name, max_steps)
-    try:
-        num_actions, _ = _actions(name, environment)
-        box = environment.observation_space
-        dtype = "uint8" if box.dtype == np.uint8 else "float32"
-        return EnvironmentSpec(observation_shape=box.shape, num_actions=num_actions, observation_dtype=dtype)
-    finally:
-        environment.close()
-
-
-def _actions(name: str, environment: Any) -> tuple[int, int]:
-    """The number of actions and the first of them; other spaces than the supported ones are refused."""
-    from gymnasium import spaces
-
-    observation, action = environment.observation_space, environment.action_space
-    if not isinstance(observation, spaces.Box) or not isinstance(action, spaces.Discrete):
-        raise UserError(
-            f"Gymnasium's {name} has observations {observation} and actions {action}; supported are Box observations "
-            "and Discrete actions: choose another environment, or wrap this one and register it under a name of its own"
-        )
-    return int(action.n), int(action.start)
-
-
-def _layers(environment: Any) -> Iterator[Any]:
-    """The wrappers, from outside in, and the environment that they wrap."""
-    while environment is not environment.unwrapped:
-        yield environment
-        environment = environment.env
-    yield environment
+    with contextlib.closing(_make(name, max_steps)) as environment:
+        return Spaces.of(name, environment).spec

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from framework.errors import check_named
 from framework.requirements import Requirement
 from framework.specs import ArraySpec, EnvironmentSpec, Resume
 
@@ -54,8 +55,7 @@ class NetHackTask:
         for name in ("max_steps", "no_progress_steps"):
             if (limit := getattr(self, name)) is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, got {limit}")
-        if not self.observed or len(set(self.observed)) != len(self.observed):
-            raise ValueError(f"observed must be named, and each once, got {self.observed}")
+        check_named("observed", self.observed)
         for name in self.observed:
             if name not in OBSERVATION:
                 raise ValueError(f"observed has '{name}', and there are only {', '.join(OBSERVATION)}")

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 
 from components.streams.atari import ATARI57, AtariGame
+from components.suites.without_levels import WithoutLevels
+from framework.errors import check_named
 from framework.registry import component
-from framework.types import PyTree
 
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class Atari:
+class Atari(WithoutLevels):
     """Atari games, one task each; as they are, the protocol of Machado et al. (2018).
 
     Observations are single grey frames [84, 84, 1] uint8: an agent's torso stacks them.
@@ -40,8 +41,7 @@ class Atari:
     end_with_life: bool = False
 
     def __post_init__(self) -> None:
-        if not self.games or len(set(self.games)) != len(self.games):
-            raise ValueError(f"games must be named, and each once, got {self.games}")
+        check_named("games", self.games)
         for game in self.games:
             self.environment(game)
 
@@ -59,6 +59,3 @@ class Atari:
             clip_rewards=self.clip_rewards,
             end_with_life=self.end_with_life,
         )
-
-    def level(self, task: str) -> PyTree:
-        return ()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from components.suites.without_levels import WithoutLevels
 from framework.registry import component
 from framework.specs import EnvironmentSpec
 from framework.types import Array, PyTree, TimeStep
@@ -63,7 +64,7 @@ class CatchEnvironment:
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class Catch:
+class Catch(WithoutLevels):
     """Catch on a board of rows x columns; actions left, stay, right; episodes of rows - 1 steps.
 
     Attributes:
@@ -82,6 +83,3 @@ class Catch:
 
     def environment(self, task: str) -> CatchEnvironment:
         return CatchEnvironment(self.rows, self.columns)
-
-    def level(self, task: str) -> PyTree:
-        return ()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from components.suites.without_levels import WithoutLevels
 from framework.errors import closest, did_you_mean
 from framework.registry import component
 from framework.specs import EnvironmentSpec
@@ -149,7 +150,7 @@ ENVIRONMENTS: dict[str, type[CartPole] | type[Acrobot]] = {"CartPole-v1": CartPo
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class ClassicControl:
+class ClassicControl(WithoutLevels):
     """CartPole-v1 or Acrobot-v1 on the device: Gymnasium's dynamics, rewards and limits, in float32.
 
     Attributes:
@@ -172,6 +173,3 @@ class ClassicControl:
 
     def environment(self, task: str) -> CartPole | Acrobot:
         return ENVIRONMENTS[task](self.max_steps)
-
-    def level(self, task: str) -> PyTree:
-        return ()

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from components.streams.crafter import ACHIEVEMENT_NUMBERS, PACKAGE, CrafterWorld, crafter_score
+from components.suites.without_levels import WithoutLevels
 from framework.registry import component
 from framework.requirements import Requirement
-from framework.types import PyTree
 
 SCORE = "achievement/score"
 
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class Crafter:
+class Crafter(WithoutLevels):
     """Crafter with its reward: images [64, 64, 3] uint8, 17 actions, every episode in a new world.
 
     Metrics tell in which share of the episodes each of the 22 achievements was reached, and the benchmark's score of
@@ -39,9 +39,6 @@ class Crafter:
 
     def environment(self, task: str) -> CrafterWorld:
         return CrafterWorld(self.max_steps)
-
-    def level(self, task: str) -> PyTree:
-        return ()
 
     def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The score of the episodes that ended since the last logged point."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from components.streams.dmlab import PACKAGE, LabLevel
-from framework.errors import closest, did_you_mean
+from components.suites.without_levels import WithoutLevels
+from framework.errors import check_named, closest, did_you_mean
 from framework.registry import component
 from framework.requirements import Requirement
-from framework.types import PyTree
 
 LEVELS = (
     *("explore_goal_locations_large", "explore_goal_locations_small", "explore_object_locations_large"),
@@ -29,7 +29,7 @@ LEVELS = (
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class DMLab30:
+class DMLab30(WithoutLevels):
     """The levels of DMLab-30, one task each: images [72, 96, 3] uint8 and the 9 actions of Espeholt et al. (2018).
 
     A run that is resumed begins new episodes: their states cannot be saved.
@@ -48,8 +48,7 @@ class DMLab30:
     frame_skip: int = 4
 
     def __post_init__(self) -> None:
-        if not self.levels or len(set(self.levels)) != len(self.levels):
-            raise ValueError(f"levels must be named, and each once, got {self.levels}")
+        check_named("levels", self.levels)
         for level in self.levels:
             if level not in LEVELS:
                 guess = did_you_mean(closest(level, LEVELS))
@@ -62,6 +61,3 @@ class DMLab30:
     def environment(self, task: str) -> LabLevel:
         script = task if self.test or not task.endswith("_test") else f"{task.removesuffix('_test')}_train"
         return LabLevel(f"contributed/dmlab30/{script}", self.frame_skip, held_out=self.test)
-
-    def level(self, task: str) -> PyTree:
-        return ()

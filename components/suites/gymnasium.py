@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 
 from components.streams.gymnasium import GymnasiumEnvironment, refuse_unknown_id
+from components.suites.without_levels import WithoutLevels
 from framework.registry import component
-from framework.types import PyTree
 
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class Gymnasium:
-    """One environment of Gymnasium's, with Box observations and discrete actions.
+class Gymnasium(WithoutLevels):
+    """One environment of Gymnasium's: observations are Boxes, categories or a dictionary of these, actions discrete.
+
+    Where its state cannot be saved, a run that is resumed plays the actions of running episodes again, if the
+    environment repeats itself from a seed; else it begins new episodes.
 
     Attributes:
       id: its name in Gymnasium's registry, ``module:name`` for those that a module of one's own registers.
@@ -33,6 +36,3 @@ class Gymnasium:
 
     def environment(self, task: str) -> GymnasiumEnvironment:
         return GymnasiumEnvironment(task, self.max_steps)
-
-    def level(self, task: str) -> PyTree:
-        return ()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from components.suites.without_levels import WithoutLevels
 from framework.errors import closest, did_you_mean
 from framework.registry import component
 from framework.requirements import Requirement
@@ -103,8 +104,8 @@ def _form(game: str) -> PyTree:
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class MinAtar:
-    """A game of MinAtar on the device; needs gymnax (``pip install 'rulespace[minatar]'``).
+class MinAtar(WithoutLevels):
+    """A game of MinAtar on the device: binary planes [10, 10, C], and the actions that the game takes notice of.
 
     As in gymnax, limits of steps cut episodes off (MinAtar itself has none, but for Freeway, which ends after 2,500).
 
@@ -130,6 +131,3 @@ class MinAtar:
 
     def environment(self, task: str) -> MinAtarGame:
         return MinAtarGame(self.game, self.max_steps)
-
-    def level(self, task: str) -> PyTree:
-        return ()

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from components.streams.nethack import OBSERVATION, PACKAGE, NetHackTask
+from components.suites.without_levels import WithoutLevels
 from framework.registry import component
 from framework.requirements import Requirement
-from framework.types import PyTree
 
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class NetHackScore:
+class NetHackScore(WithoutLevels):
     """The score task: 23 actions, a human monk, rewards are gains of score, -0.01 for a step without game time.
 
     A game's state cannot be saved: a run that is resumed plays the actions of running episodes again.
@@ -30,18 +30,12 @@ class NetHackScore:
     observed: tuple[str, ...] = tuple(OBSERVATION)
 
     def __post_init__(self) -> None:
-        self._environment()
+        self.environment(*self.tasks())
 
     def tasks(self) -> Sequence[str]:
         return ("nethack_score",)
 
     def environment(self, task: str) -> NetHackTask:
-        return self._environment()
-
-    def level(self, task: str) -> PyTree:
-        return ()
-
-    def _environment(self) -> NetHackTask:
         return NetHackTask(
             challenge=False, max_steps=self.max_steps, no_progress_steps=None, seeded=True, observed=self.observed
         )
@@ -49,7 +43,7 @@ class NetHackScore:
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class NetHackChallenge:
+class NetHackChallenge(WithoutLevels):
     """The task of the NetHack Challenge (Hambro et al., 2022): 121 keys, a random role, rewards are gains of score.
 
     Attributes:
@@ -68,18 +62,12 @@ class NetHackChallenge:
     observed: tuple[str, ...] = tuple(OBSERVATION)
 
     def __post_init__(self) -> None:
-        self._environment()
+        self.environment(*self.tasks())
 
     def tasks(self) -> Sequence[str]:
         return ("nethack_challenge",)
 
     def environment(self, task: str) -> NetHackTask:
-        return self._environment()
-
-    def level(self, task: str) -> PyTree:
-        return ()
-
-    def _environment(self) -> NetHackTask:
         return NetHackTask(
             challenge=True,
             max_steps=self.max_steps,

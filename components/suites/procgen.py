@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from components.streams.procgen import GAMES, PACKAGE, ProcGenGame
+from components.suites.without_levels import WithoutLevels
+from framework.errors import check_named
 from framework.registry import component
 from framework.requirements import Requirement
-from framework.types import PyTree
 
 
 @component("suites")
 @dataclasses.dataclass(frozen=True)
-class ProcGen:
+class ProcGen(WithoutLevels):
     """ProcGen's games, one task each: images [64, 64, 3] uint8, 15 actions; as they are, 500 levels in hard mode.
 
     A run that is resumed begins new episodes: their states cannot be saved.
@@ -34,8 +35,7 @@ class ProcGen:
     num_levels: int = 500
 
     def __post_init__(self) -> None:
-        if not self.games or len(set(self.games)) != len(self.games):
-            raise ValueError(f"games must be named, and each once, got {self.games}")
+        check_named("games", self.games)
         for game in self.games:
             self.environment(game)
 
@@ -44,6 +44,3 @@ class ProcGen:
 
     def environment(self, task: str) -> ProcGenGame:
         return ProcGenGame(task, self.mode, self.start_level, self.num_levels)
-
-    def level(self, task: str) -> PyTree:
-        return ()

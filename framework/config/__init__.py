@@ -18,6 +18,7 @@ from framework.config import text
 from framework.config.planning import Plan
 from framework.config.reading import Definition, Key, Reading, read, read_text
 from framework.config.values import Argument, Node
+from framework.errors import UserError
 from framework.gin_files.folders import shipped_gin_folder
 from framework.gin_files.mistakes import ConfigError, Mistake, Place
 from framework.gin_files.parsing import Unreadable
@@ -189,7 +190,7 @@ class _Builder:
             built = node.cls(**arguments)
         except Exception as error:  # Whatever it is, a line of the config asked for it.
             self.first_error = self.first_error or error
-            kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+            kind = "" if isinstance(error, ValueError | TypeError | UserError) else f"{type(error).__name__}: "
             place = _place_of_error(node, str(error))
             self.mistakes.append(place.mistake(f"{node.cls.__name__}: {kind}{error}"))
             return Unreadable()

@@ -145,8 +145,11 @@ class _Reader:
         """Reads one ``X = V`` of the command line, where V may be a bare word."""
         name, equals, value = (part.strip() for part in text.partition("="))
         place = Place(COMMAND_LINE, position, f"--gin.{name}={value}" if equals else f"--gin_bindings={text}")
-        if not (name and equals and value):
+        if not (name and equals):
             self._wrong(place, "a binding is NAME=VALUE or Class.parameter=VALUE")
+            return
+        if not value:
+            self._wrong(place, f"{name} is given no value: write one behind '=', or leave it out")
             return
         source = f"{name} = {value}"
         statements, mistakes = parse(source, COMMAND_LINE)

@@ -7,9 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from framework.host_worker import resume_of
 from framework.interfaces import HostEnvironment, HostStream, MeasuredStream
-from framework.specs import Resume, described, map_parts, spec_of
+from framework.specs import Resume, described, map_parts, resume_of, spec_of
 from framework.testing.expectations import expect
 from framework.types import Observation
 
