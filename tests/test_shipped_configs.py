@@ -90,7 +90,7 @@ ANNEALED = [
 
 @pytest.mark.parametrize("name", ANNEALED)
 def test_a_learning_rate_that_falls_along_a_line_ends_with_the_run(name: str) -> None:
-    """gin does not multiply: the length of the run and that of the line are two numbers in a file."""
+    """The length of the run and that of the line are two numbers in a file, as gin does not multiply."""
     defined = macros(GIN / "experiments" / f"{name}.gin")
     numbers = ("STEPS", "NUM_ENVIRONMENTS", "TRAJECTORY_LENGTH", "ANNEALING_STEPS")
     updates, environments, length, line = (float(defined[number].split("#")[0]) for number in numbers)
