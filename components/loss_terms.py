@@ -10,7 +10,7 @@ from components.normalizers import batch_scale, normalize
 from framework.errors import UserError
 from framework.interfaces import DistributionHead, Head, Number, ValueHead
 from framework.registry import component
-from framework.transforms import categorical_kl, entropy, log_probability
+from framework.transforms import categorical_kl, entropy, importance_ratio, log_probability
 from framework.types import Array, LossInputs
 
 
@@ -225,8 +225,7 @@ class _OfRatio:
         return normalize(batch_scale(advantage, inputs.weight), advantage)
 
     def _ratio(self, inputs: LossInputs) -> Array:
-        online = log_probability(inputs.outputs[self.head], inputs.action)
-        return jnp.exp(online - log_probability(inputs.behaviour, inputs.action))
+        return importance_ratio(inputs.outputs[self.head], behaviour=inputs.behaviour, action=inputs.action)
 
 
 @component("loss_terms")

@@ -6,7 +6,6 @@ estimates carry a meta-gradient. Where an episode was cut off (weight 0) the adv
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from typing import cast
 
@@ -18,14 +17,14 @@ from flax import struct
 from components.normalizers import Moments, initial_moments, normalize, update_moments
 from components.optimizers import Adam
 from components.torsos import MLP
-from components.value_estimators import importance_ratio, v_trace
+from components.value_estimators import v_trace
 from framework.agent import HEAD_STDDEV, resets, torso_for, unread_inputs
 from framework.errors import UserError
 from framework.interfaces import Number, Optimizer, Torso
 from framework.layers import Linear, Table
 from framework.registry import component
 from framework.specs import ArraySpec, EnvironmentSpec, map_parts
-from framework.transforms import log_probability, signed_parabolic, weighted_mean
+from framework.transforms import importance_ratio, log_probability, signed_parabolic, weighted_mean
 from framework.types import Array, Observation, Params, PyTree, Trajectory
 
 VALUE_NETWORK: Torso = MLP((256, 256))
@@ -59,7 +58,7 @@ class ValueState(struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class _PolicyGradient(abc.ABC):
+class _PolicyGradient:
     """What the objectives share: a value function that is learned by one optimizer step per agent update."""
 
     discount: float
@@ -72,9 +71,10 @@ class _PolicyGradient(abc.ABC):
         if isinstance(self.optimizer.learning_rate, Number):
             raise ValueError("optimizer must have a constant learning rate: a value function has no hyperparameters")
 
-    @abc.abstractmethod
     def _ratio(self, trajectory: Trajectory, logits: Array) -> Array:
         """How much likelier the actions are now than when they were taken, for V-trace to clip at 1 [T, B]."""
+        ratio = importance_ratio(logits[:-1], behaviour=trajectory.behaviour, action=trajectory.action)
+        return jax.lax.stop_gradient(ratio)
 
     def _network(self, observation: ArraySpec | dict[str, ArraySpec], num_states: int | None) -> ValueNetwork:
         """For observations that are such arrays, or indices of states."""
@@ -209,9 +209,6 @@ class ActorCritic(_PolicyGradient):
         outputs = self._outputs(state.value.params, trajectory)
         return signed_parabolic(outputs) if self.squashed else outputs
 
-    def _ratio(self, trajectory: Trajectory, logits: Array) -> Array:
-        return jax.lax.stop_gradient(importance_ratio(trajectory, logits))
-
 
 @component("meta_objectives")
 @dataclasses.dataclass(frozen=True)
@@ -257,6 +254,4 @@ class Reinforce(_PolicyGradient):
         return f"-log softmax(logits)_a {'min(1, rho) ' if self.off_policy else ''}(G - v)"
 
     def _ratio(self, trajectory: Trajectory, logits: Array) -> Array:
-        if self.off_policy:
-            return jax.lax.stop_gradient(importance_ratio(trajectory, logits))
-        return jnp.ones(trajectory.action.shape)
+        return super()._ratio(trajectory, logits) if self.off_policy else jnp.ones(trajectory.action.shape)

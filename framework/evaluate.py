@@ -9,6 +9,7 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from framework import hosts, keys
 from framework.agent import Network
@@ -105,6 +106,14 @@ def _chooser(network: Network) -> Callable[..., tuple[Array, PyTree]]:
     return choose
 
 
+class _Episodes(struct.PyTreeNode):
+    """The first episode in each environment: where the agent stands, which are over, and their returns so far [E]."""
+
+    actor: ActorState
+    finished: Array
+    returns: Array
+
+
 def episode_returns(network: Network, environments: Batched, task: PyTree, by: ActingParams, key: Array) -> np.ndarray:
     """Returns of one complete episode in each of the environments [E], with actions drawn from the network's policy.
 
@@ -112,37 +121,34 @@ def episode_returns(network: Network, environments: Batched, task: PyTree, by: A
     """
     reset_key, act_key = jax.random.split(key)
     actor = jax.jit(initial_actor, static_argnums=(0, 1))(network, environments, task, reset_key)
-    finished, returns = jnp.zeros(environments.size, bool), jnp.zeros(environments.size)
+    episodes = _Episodes(actor, finished=jnp.zeros(environments.size, bool), returns=jnp.zeros(environments.size))
     call = 0
-    while not bool(finished.all()):
+    while not bool(episodes.finished.all()):
         key = jax.random.fold_in(act_key, call)
-        actor, finished, returns = _play(network, environments, task, by, actor, finished, returns, key)
+        episodes = _play(network, environments, episodes, task=task, by=by, key=key)
         call += 1
-    return np.asarray(returns)
+    return np.asarray(episodes.returns)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _play(
-    network: Network,
-    environments: Batched,
-    task: PyTree,
-    by: ActingParams,
-    actor: ActorState,
-    finished: Array,
-    returns: Array,
-    key: Array,
-) -> tuple[ActorState, Array, Array]:
+    network: Network, environments: Batched, episodes: _Episodes, *, task: PyTree, by: ActingParams, key: Array
+) -> _Episodes:
     """Plays on until every environment has finished an episode, or for a limited number of steps."""
 
-    def unfinished(carry: tuple) -> Array:
-        step, _, finished, _ = carry
-        return (step < STEPS_PER_CALL) & ~finished.all()
+    def unfinished(carry: tuple[Array, _Episodes]) -> Array:
+        step, episodes = carry
+        return (step < STEPS_PER_CALL) & ~episodes.finished.all()
 
-    def body(carry: tuple) -> tuple:
-        step, actor, finished, returns = carry
-        actor, _ = act(network, environments, task, by, actor, jax.random.fold_in(key, step))
-        returns = returns + jnp.where(finished, 0.0, actor.time_step.reward)
-        return step + 1, actor, finished | actor.time_step.last, returns
+    def body(carry: tuple[Array, _Episodes]) -> tuple[Array, _Episodes]:
+        step, before = carry
+        key_of_step = jax.random.fold_in(key, step)
+        actor, _ = act(network, environments, task=task, by=by, actor=before.actor, key=key_of_step)
+        return step + 1, _Episodes(
+            actor,
+            finished=before.finished | actor.time_step.last,
+            returns=before.returns + jnp.where(before.finished, 0.0, actor.time_step.reward),
+        )
 
-    _, actor, finished, returns = jax.lax.while_loop(unfinished, body, (0, actor, finished, returns))
-    return actor, finished, returns
+    _, episodes = jax.lax.while_loop(unfinished, body, (jnp.zeros((), jnp.int32), episodes))
+    return episodes

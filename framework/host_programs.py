@@ -94,7 +94,14 @@ class HostPrograms:
 
     @functools.partial(jax.jit, static_argnums=0)
     def act(
-        self, by: ActingParams, carry: PyTree, observation: Observation, last: Array, unroll_keys: Array, index: Array
+        self,
+        by: ActingParams,
+        carry: PyTree,
+        *,
+        observation: Observation,
+        last: Array,
+        unroll_keys: Array,
+        index: Array,
     ) -> tuple[Array, Array, PyTree]:
         """Actions [P, E], their logits [P, E, A] and carries at a step of an unroll; see `next_action`."""
 

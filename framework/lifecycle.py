@@ -288,7 +288,7 @@ class Lifecycle:
         """One unroll of an agent in its environments, from where ``actor`` stands."""
         steps = steps or self.group.trajectory_length
         by = self.learner.acting_params(agent.learner)
-        return unroll(self.network, self.environments, agent.life.task, by, actor, key, steps)
+        return unroll(self.network, self.environments, task=agent.life.task, by=by, actor=actor, key=key, steps=steps)
 
     def advance(
         self, meta_params: Params, agent: AgentState, root: Array, counter: Array

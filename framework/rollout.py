@@ -33,6 +33,14 @@ def act(
 ) -> tuple[ActorState, tuple[Array, Array]]:
     """One step with sampled actions.
 
+    Args:
+      network: the agent's.
+      environments: in which it acts.
+      task: that it plays.
+      by: what it acts by.
+      actor: where it stands.
+      key: of the actions and of the environments.
+
     Returns:
       The actor after the step, the actions [E] and the logits they were drawn from [E, A].
     """
@@ -60,14 +68,14 @@ def unroll(
     key: Array,
     steps: int,
 ) -> tuple[ActorState, Trajectory]:
-    """Acts for T steps with sampled actions.
+    """Acts for T steps with sampled actions; see `act`.
 
     Returns:
       The actor after the steps, and the trajectory, whose last observation is the next one's first.
     """
 
     def step(actor: ActorState, key: Array) -> tuple[ActorState, tuple[Array, TimeStep, Array, Array]]:
-        after, (action, logits) = act(network, environments, task, by, actor, key)
+        after, (action, logits) = act(network, environments, task=task, by=by, actor=actor, key=key)
         return after, (actor.time_step.observation, after.time_step.replace(observation=()), action, logits)
 
     after, (observation, time_step, action, logits) = jax.lax.scan(step, actor, jax.random.split(key, steps))

@@ -88,6 +88,11 @@ def log_probability(logits: Array, action: Array) -> Array:
     return at_action(jax.nn.log_softmax(logits), action)
 
 
+def importance_ratio(logits: Array, *, behaviour: Array, action: Array) -> Array:
+    """pi(a) / mu(a) of the actions taken, pi and mu from logits: [..., A], [..., A] and [...] to [...]."""
+    return jnp.exp(log_probability(logits, action) - log_probability(behaviour, action))
+
+
 def at_action(x: Array, action: Array) -> Array:
     """The entry of each step's action: [T, B, A, ...] and [T, B] to [T, B, ...]."""
     index = action.reshape(action.shape + (1,) * (x.ndim - action.ndim))

@@ -110,8 +110,15 @@ class HostGroup:
         observations: list[Observation] = [observation]
         rows: list[tuple[np.ndarray, ...]] = []
         for index in range(steps):
-            given = self._agents.given((observation, last))
-            drawn, logits, carry = self._programs.act(by, carry, *given, unroll_keys, np.int32(index))
+            given_observation, given_last = self._agents.given((observation, last))
+            drawn, logits, carry = self._programs.act(
+                by,
+                carry,
+                observation=given_observation,
+                last=given_last,
+                unroll_keys=unroll_keys,
+                index=np.int32(index),
+            )
             action = hosts.own_rows(drawn)
             self.pool.send(_only(here, action).reshape(-1))
             of_policy = hosts.own_rows(logits)  # Fetched while the environments are stepped.
@@ -176,7 +183,7 @@ class HostGroup:
         steps = self.population.lifecycle.group.trajectory_length
         actor, fresh = yield from self.unroll(agents, unroll_keys, steps=steps)
         memory, agents = agents.replay, agents.replace(actor=actor, replay=())
-        return self._programs.learn(meta_params, agents, memory, fresh, root, counter)
+        return self._programs.learn(meta_params, agents, memory, fresh=fresh, root=root, counter=counter)
 
     def recycled(self, group: GroupState, root: Array, counter: Array, sound: Array | None) -> InTurns[GroupState]:
         """The group with newborn agents, in new environments, where lives are over.

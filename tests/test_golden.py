@@ -411,7 +411,7 @@ def test_returns(golden: Golden) -> None:
     reward, discount = golden["rewards"][:, None], golden["discounts"][:, None]
     values, rho = golden["values"][:, None], golden["rho"][:, None]
     never = jnp.zeros(reward.shape, bool)
-    targets, advantages = ve.v_trace(reward, discount, values, rho, golden["vtrace_lambda"], never)
+    targets, advantages = ve.v_trace(reward, discount, values, rho=rho, lambda_=golden["vtrace_lambda"], cut=never)
     lambda_ = float(golden["vtrace_lambda"])
     later = lambda_ * jnp.concatenate([targets[1:], values[-1:]]) + (1 - lambda_) * values[1:]
     returns = ve.lambda_returns(reward, discount, values, 0.9, never)
@@ -477,17 +477,16 @@ def test_off_policy_parts(golden: Golden) -> None:
     action, logits, target_q = golden["actions"], golden["logits"], golden["target_q"]
     reward, discount, values = golden["rewards"], golden["discounts"], golden["values"]
     never = jnp.zeros(reward.shape, bool)
-    online = transforms.log_probability(logits, action)
-    ratio = jnp.exp(online - transforms.log_probability(golden["behaviour_logits"], action))[:-1]
+    ratio = transforms.importance_ratio(logits, behaviour=golden["behaviour_logits"], action=action)[:-1]
     assert_parity("importance_ratio", ratio, golden.arrays["out/importance_ratio"])
 
     trace = float(golden["out/retrace_lambda"]) * jnp.minimum(1.0, ratio)
     expected_value = (jax.nn.softmax(logits) * target_q).sum(-1)
     taken = at_action(target_q, action)[:-1]
-    returns = ve.retrace(reward, discount, expected_value, taken, trace, never)
+    returns = ve.retrace(reward, discount, expected_value, taken=taken, trace=trace, cut=never)
     errors = returns - at_action(golden["q"], action)[:-1]
     assert_parity("retrace_td", errors, golden.arrays["out/retrace_td"])
 
-    targets, advantages = ve.v_trace(reward, discount, values, ratio, 1.0, never)
+    targets, advantages = ve.v_trace(reward, discount, values, rho=ratio, lambda_=1.0, cut=never)
     assert_parity("impala_errors", targets - values[:-1], golden.arrays["out/impala_errors"])
     assert_parity("impala_pg_advantage", advantages, golden.arrays["out/impala_pg_advantage"])

@@ -13,6 +13,9 @@ from running import result_of, run
 LEARNED = 0.95
 SLOW = ("ppo_recurrent_catch", "ppo_kl_catch", "impala_catch", "vmpo_catch", "muesli_catch")
 HAND_MADE = ("ppo_catch", "ppo_static_target_catch", "a2c_catch", *SLOW)
+OF_ACTION_VALUES = (
+    "c51_catch", "qr_dqn_catch", "rainbow_catch", "q_lambda_catch", "retrace_catch", "muesli_model_catch"
+)  # fmt: skip
 SEEDS = range(5)
 
 # Disco103 as published, on the board of the authors' meta-training notebook and with a quarter of the agent: it
@@ -58,6 +61,13 @@ def test_hand_made_rules_learn(tmp_path: Path, config: str) -> None:
 @pytest.mark.parametrize("config", HAND_MADE)
 def test_hand_made_rules_learn_with_other_seeds(tmp_path: Path, config: str, seed: int) -> None:
     assert final_return(tmp_path / "run", config, f"--gin.SEED={seed}") >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("config", OF_ACTION_VALUES)
+def test_rules_of_action_values_learn(tmp_path: Path, config: str) -> None:
+    assert final_return(tmp_path / "run", config, "--gin.Group.agents=5") >= LEARNED
 
 
 @pytest.mark.usefixtures("disco103_weights", "optimized")

@@ -119,7 +119,8 @@ def test_state_value_estimators(parts: Parts) -> None:
     v_trace = ve.VTrace(discount=1.0, lambda_=1.0)(inputs, head)
     assert_parity(parts, "impala_errors", v_trace.errors)
     assert_parity(parts, "impala_pg_advantage", v_trace.advantages)
-    assert_parity(parts, "importance_ratio", ve.importance_ratio(inputs, parts["logits"]))
+    ratio = transforms.importance_ratio(parts["logits"][:-1], behaviour=inputs.behaviour, action=inputs.action)
+    assert_parity(parts, "importance_ratio", ratio)
 
 
 def distribution_loss(head: DistributionHead, estimator: ValueEstimator, inputs: RuleInputs) -> Array:

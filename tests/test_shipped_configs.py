@@ -27,6 +27,12 @@ def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     sys.path[:] = path
 
 
+def includes(file: Path) -> list[str]:
+    """The files that a file includes, by itself or in a file that it includes."""
+    own: list[str] = re.findall(r"^include '(.+)'", file.read_text(), re.MULTILINE)
+    return own + [name for include in own for name in includes(GIN / include)]
+
+
 def macros(file: Path) -> dict[str, str]:
     """{name: value} of the macros that a file and those it includes define."""
     text = file.read_text()
@@ -75,6 +81,20 @@ COMMANDS = [
 def test_the_commands_of_a_header_check(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     of_check = [word for word in words if not word.startswith("--workdir")]
     assert cli.main(["check", *of_check]) == 0, capsys.readouterr().err
+
+
+ANNEALED = [
+    name for name in EXPERIMENTS if "setups/linear_annealing.gin" in includes(GIN / "experiments" / f"{name}.gin")
+]
+
+
+@pytest.mark.parametrize("name", ANNEALED)
+def test_a_learning_rate_that_falls_along_a_line_ends_with_the_run(name: str) -> None:
+    """The length of the run and that of the line are two numbers in a file, as gin does not multiply."""
+    defined = macros(GIN / "experiments" / f"{name}.gin")
+    numbers = ("STEPS", "NUM_ENVIRONMENTS", "TRAJECTORY_LENGTH", "ANNEALING_STEPS")
+    updates, environments, length, line = (float(defined[number].split("#")[0]) for number in numbers)
+    assert line == pytest.approx(updates * environments * length, rel=2e-3)
 
 
 def test_are_all_different_experiments() -> None:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from components.meta_networks.action_features import output_of
-from components.value_estimators import importance_ratio
 from framework.context import FeatureContext
 from framework.numbers import Carried, check_positive, resolve
 from framework.registry import component
+from framework.transforms import importance_ratio
 from framework.types import Array
 
 
@@ -97,9 +97,12 @@ class ImportanceWeightedAdvantages:
         check_positive("limit", self.limit)
 
     def __call__(self, context: FeatureContext) -> Array:
-        logits = jax.lax.stop_gradient(context.inputs.outputs[self.policy])
-        ratio = jnp.minimum(self.limit, importance_ratio(context.inputs, logits))
-        return ratio * context.estimate("normalized_advantages" if self.normalized else "advantages")
+        inputs = context.inputs
+        logits = context.steps(jax.lax.stop_gradient(inputs.outputs[self.policy]))
+        ratio = importance_ratio(logits, behaviour=inputs.behaviour, action=inputs.action)
+        return jnp.minimum(self.limit, ratio) * context.estimate(
+            "normalized_advantages" if self.normalized else "advantages"
+        )
 
 
 @component("targets")

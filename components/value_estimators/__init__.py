@@ -2,7 +2,6 @@
 
 from components.value_estimators.action_values import QLambda, QLearning, Retrace
 from components.value_estimators.returns import (
-    importance_ratio,
     lambda_returns,
     n_step_bootstraps,
     n_step_returns,
@@ -20,7 +19,6 @@ __all__ = [
     "Retrace",
     "TDLambda",
     "VTrace",
-    "importance_ratio",
     "lambda_returns",
     "n_step_bootstraps",
     "n_step_returns",

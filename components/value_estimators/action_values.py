@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from components.value_estimators.returns import (
-    importance_ratio,
     n_step_bootstraps,
     q_lambda,
     retrace,
@@ -21,7 +20,7 @@ from components.value_estimators.returns import (
 from framework.interfaces import DistributionHead, ValueHead
 from framework.numbers import Carried, check_fraction, resolve
 from framework.registry import component
-from framework.transforms import at_action
+from framework.transforms import at_action, importance_ratio
 from framework.types import Array, Estimates, RuleInputs
 
 
@@ -54,13 +53,15 @@ class Retrace:
         inputs = without_gradient(inputs)
         discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
         lambda_ = resolve(self.lambda_, inputs.hyperparameters)
-        policy = jax.nn.softmax(inputs.outputs[self.policy])
+        logits = inputs.outputs[self.policy]
+        policy = jax.nn.softmax(logits)
         online = head.read(inputs.outputs[self.head])
         bootstrap = online if inputs.target_outputs is None else head.read(inputs.target_outputs[self.head])
         values = (policy * bootstrap).sum(-1)
         taken = at_action(bootstrap[:-1], inputs.action)
-        trace = lambda_ * jnp.minimum(1.0, importance_ratio(inputs, inputs.outputs[self.policy]))
-        returns = retrace(inputs.reward, discount, values, taken, trace, inputs.weight == 0)
+        ratio = importance_ratio(logits[:-1], behaviour=inputs.behaviour, action=inputs.action)
+        trace, cut = lambda_ * jnp.minimum(1.0, ratio), inputs.weight == 0
+        returns = retrace(inputs.reward, discount, values, taken=taken, trace=trace, cut=cut)
         return Estimates(
             values=(policy * online).sum(-1),
             returns=returns,
@@ -183,5 +184,5 @@ class QLambda:
         discount = resolve(self.discount, inputs.hyperparameters) * inputs.discount
         counts = (inputs.action == greedy[:-1]) | (not self.watkins)
         trace = resolve(self.lambda_, inputs.hyperparameters) * counts
-        returns = q_lambda(inputs.reward, discount, values, taken, trace, inputs.weight == 0)
+        returns = q_lambda(inputs.reward, discount, values, taken=taken, trace=trace, cut=inputs.weight == 0)
         return _estimates(inputs, returns, online, bootstrap, values)

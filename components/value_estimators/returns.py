@@ -9,11 +9,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from framework.transforms import log_probability
-from framework.types import Array, RuleInputs, Trajectory
+from framework.types import Array, RuleInputs
 
 
-def _corrected_returns(reward: Array, discount: Array, values: Array, trace: Array, own: Array, cut: Array) -> Array:
+def _corrected_returns(reward: Array, discount: Array, values: Array, *, trace: Array, own: Array, cut: Array) -> Array:
     """G_t = r_t + d_t (v_{t+1} + c_{t+1} (G_{t+1} - own_{t+1})), and G_t = own_t where the episode was cut off.
 
     Args:
@@ -38,7 +37,7 @@ def _corrected_returns(reward: Array, discount: Array, values: Array, trace: Arr
 def lambda_returns(reward: Array, discount: Array, values: Array, lambda_: float | Array, cut: Array) -> Array:
     """TD(lambda) returns [T, B] of rewards, discounts [T, B] under values [T+1, B]."""
     trace = jnp.broadcast_to(jnp.asarray(lambda_, jnp.float32), reward.shape)
-    return _corrected_returns(reward, discount, values, trace, values[:-1], cut)
+    return _corrected_returns(reward, discount, values, trace=trace, own=values[:-1], cut=cut)
 
 
 def v_trace(
@@ -76,7 +75,7 @@ def retrace(reward: Array, discount: Array, values: Array, taken: Array, trace: 
       trace: lambda min(1, pi / mu) of the actions taken [T, B].
       cut: whether the transition leads into another episode [T, B].
     """
-    return _corrected_returns(reward, discount, values, trace, taken, cut)
+    return _corrected_returns(reward, discount, values, trace=trace, own=taken, cut=cut)
 
 
 def n_step_bootstraps(
@@ -131,14 +130,8 @@ def q_lambda(reward: Array, discount: Array, values: Array, taken: Array, trace:
       trace: lambda, where a later return counts at all [T, B].
       cut: whether the transition leads into another episode [T, B].
     """
-    returns = _corrected_returns(reward, discount, values, trace, values[:-1], cut)
+    returns = _corrected_returns(reward, discount, values, trace=trace, own=values[:-1], cut=cut)
     return jnp.where(cut, taken, returns)
-
-
-def importance_ratio(seen: RuleInputs | Trajectory, logits: Array) -> Array:
-    """pi(a_t|s_t) / mu(a_t|s_t) of the actions taken [T, B], pi from logits [T+1, B, A]."""
-    online = log_probability(logits[:-1], seen.action)
-    return jnp.exp(online - log_probability(seen.behaviour, seen.action))
 
 
 def without_gradient(inputs: RuleInputs) -> RuleInputs:

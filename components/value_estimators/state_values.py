@@ -12,7 +12,6 @@ import dataclasses
 import jax.numpy as jnp
 
 from components.value_estimators.returns import (
-    importance_ratio,
     lambda_returns,
     n_step_returns,
     v_trace,
@@ -21,6 +20,7 @@ from components.value_estimators.returns import (
 from framework.interfaces import ValueHead
 from framework.numbers import Carried, check_fraction, resolve
 from framework.registry import component
+from framework.transforms import importance_ratio
 from framework.types import Array, Estimates, RuleInputs
 
 
@@ -119,8 +119,9 @@ class VTrace(_DecayingEstimator):
     def _returns_and_advantages(
         self, inputs: RuleInputs, discount: Array, values: Array, cut: Array
     ) -> tuple[Array, Array]:
-        ratio = importance_ratio(inputs, inputs.outputs[self.policy])
-        return v_trace(inputs.reward, discount, values, ratio, self._decay(inputs), cut)
+        logits = inputs.outputs[self.policy][:-1]
+        rho = importance_ratio(logits, behaviour=inputs.behaviour, action=inputs.action)
+        return v_trace(inputs.reward, discount, values, rho=rho, lambda_=self._decay(inputs), cut=cut)
 
 
 @component("value_estimators")

@@ -115,7 +115,10 @@ def _play_on_device(population: Population, learners: LearnerState, lives: Life,
         reset_key, act_key = jax.random.split(keys.role_key(agent_root, Role.EVALUATION))
         actor = initial_actor(lifecycle.network, lifecycle.environments, life.task, reset_key)
         by, steps = lifecycle.learner.acting_params(learner), lifecycle.group.trajectory_length
-        return unroll(lifecycle.network, lifecycle.environments, life.task, by, actor, act_key, steps)[1]
+        _, trajectory = unroll(
+            lifecycle.network, lifecycle.environments, task=life.task, by=by, actor=actor, key=act_key, steps=steps
+        )
+        return trajectory
 
     return population.agents.map(one, None, learners, lives, population.roots(root))
 
