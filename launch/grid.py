@@ -132,6 +132,12 @@ class GridFolder:
         path = self.job_record(unit)
         return _read_json(path) if path.is_file() else None
 
+    def running_job(self, unit: str) -> ProcessId | None:
+        """The process on this machine that sees to a unit, if there is one; see `launch.job`."""
+        record = self.process_of(unit)
+        process = None if record is None or record["ended"] is not None else ProcessId(**record["process"])
+        return process if process is not None and process.alive() else None
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keeps every other launcher away; the kernel holds the claim, so that it ends with the process."""

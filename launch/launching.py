@@ -71,15 +71,31 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         places.write_manifests(folder, manifests)
         print(f"nothing was started; {len(manifests)} manifests in {folder}")
         return OK
-    left = [status.unit for status in standing if status.state is not State.FINISHED]
+    return start(file, grid, planned, place, options.on)
+
+
+def start(file: SweepFile, grid: GridFolder, units: Sequence[GridUnit], place: places.Place, on: str) -> int:
+    """Runs what is not finished of a grid, or hands it over; exit status as of `main`.
+
+    Args:
+      file: the sweep.
+      grid: its folder, which holds nothing else.
+      units: all of the sweep's.
+      place: where they run.
+      on: its name.
+
+    Raises:
+      UserError: another launcher has the grid, the place lacks something, or units failed; with their names.
+    """
+    left = [unit for unit in units if status_of(grid, unit).state is not State.FINISHED]
     if not left:
         print(f"all units are finished: rulespace status {grid.path}")
         return OK
     place.preflight()
     with grid.claimed():
-        grid.write(name=file.sweep.name, text=file.text, scale=file.scale, on=options.on, units=planned)
+        grid.write(name=file.sweep.name, text=file.text, scale=file.scale, on=on, units=units)
         completed = place.run(grid, left, f"{file.sweep.name} in {grid.path}")
-    return _ending(grid, planned, completed) if options.on == "local" else _handed_over(grid, left)
+    return _ending(grid, units, completed) if on == "local" else _handed_over(grid, left)
 
 
 def _read(name: str, options: flags.FlagValues) -> SweepFile:

@@ -13,7 +13,6 @@ from typing import Any
 
 from framework.runs.metrics import FILE as METRICS_FILE
 from launch.grid import GridFolder, GridUnit
-from launch.processes import ProcessId
 
 _TAIL_BYTES = 1 << 17
 _STOPPED = (130, -signal.SIGTERM, -signal.SIGINT)  # By Ctrl-C or SIGTERM: the state is saved, nothing is wrong.
@@ -119,10 +118,7 @@ def _is_finished(unit: GridUnit, result: dict[str, Any]) -> bool:
 
 def _runs_here(grid: GridFolder, unit: GridUnit) -> bool:
     """A job that has just begun has claimed no run folder; a run that was started by hand has no job."""
-    record = grid.process_of(unit.name)
-    if record is not None and record["ended"] is None and ProcessId(**record["process"]).alive():
-        return True
-    return _is_locked(grid.run_folder(unit.name) / ".lock")
+    return grid.running_job(unit.name) is not None or _is_locked(grid.run_folder(unit.name) / ".lock")
 
 
 def _is_locked(path: Path) -> bool:

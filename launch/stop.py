@@ -13,7 +13,6 @@ from framework.errors import UserError
 from launch.grid import GridFolder
 from launch.job import GRACE_SECONDS
 from launch.places import place_of
-from launch.processes import ProcessId
 from launch.states import State
 
 OK = 0
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     units = [unit.name for unit in grid.units()]
     ended = _stop_remote(grid)
     launcher = grid.launcher()
-    running = {name: process for name in units if (process := _running(grid, name)) is not None}
+    running = {name: process for name in units if (process := grid.running_job(name)) is not None}
     if launcher is None and not running:
         print(f"ended {ended} jobs of other machines" if ended else f"nothing of {grid.path} runs")
         return OK
@@ -59,9 +58,3 @@ def _stop_remote(grid: GridFolder) -> int:
         place.stop(launch, left)
         ended += len(left)
     return ended
-
-
-def _running(grid: GridFolder, unit: str) -> ProcessId | None:
-    record = grid.process_of(unit)
-    process = None if record is None else ProcessId(**record["process"])
-    return process if process is not None and process.alive() else None
