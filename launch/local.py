@@ -51,8 +51,10 @@ class _Runner:
         from xmanager import xm, xm_local
 
         async with self._slots:
-            await self._end_of_earlier_job(unit)
-            if self._asked:
+            standing = await self._when_nobody_runs(unit)
+            if standing.state is State.FINISHED:
+                _tell(standing)
+            if self._asked or standing.state is State.FINISHED:
                 return
             self._grid.job_record(unit.name).unlink(missing_ok=True)  # Of an earlier start.
             path, *arguments = self._job(unit)
@@ -73,7 +75,7 @@ class _Runner:
                     self._stop_job(unit)
             with contextlib.suppress(xm.ExperimentUnitFailedError):  # Its record says how it ended.
                 ended.result()
-            _tell(status_of(self._grid, unit))
+            _tell(await self._when_nobody_runs(unit))
 
     def _job(self, unit: GridUnit) -> list[str]:
         """The command that runs a unit as a child of this process, and notes how it goes."""
@@ -87,13 +89,15 @@ class _Runner:
             *unit.arguments,
         )
 
-    async def _end_of_earlier_job(self, unit: GridUnit) -> None:
-        """A job whose launcher was killed stops by itself, when its state is saved."""
-        process = self._grid.running_job(unit.name)
-        if process is not None:
-            print(f"waiting for {unit.name}, which an earlier launch left to save its state", flush=True)
-        while process is not None and process.alive() and not self._asked:
+    async def _when_nobody_runs(self, unit: GridUnit) -> UnitStatus:
+        """How a unit stands as soon as nobody runs it; the job of a launcher that was killed needs a while to stop."""
+        standing = status_of(self._grid, unit)
+        if standing.state is State.RUNNING:
+            print(f"waiting for {unit.name}, which another process runs", flush=True)
+        while standing.state is State.RUNNING and not self._asked:
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            standing = status_of(self._grid, unit)
+        return standing
 
     def _stop(self) -> None:
         self._asked += 1

@@ -13,7 +13,7 @@ from framework.errors import UserError
 from launch.grid import GridFolder
 from launch.job import GRACE_SECONDS
 from launch.places import place_of
-from launch.states import State
+from launch.states import State, counted, statuses
 
 OK = 0
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
             left = [name for name, process in running.items() if process.alive()] or ["the launcher"]
             raise UserError(f"{', '.join(left)} did not stop within {GRACE_SECONDS:.0f} seconds")
         time.sleep(0.1)
-    print(f"stopped {len(running)} units, with their states saved; the same launch continues them")
+    print(f"stopped: {counted(statuses(grid))}; the same launch continues")
     return OK
 
 
