@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -131,14 +132,16 @@ class Gke:
     def run(self, grid: GridFolder, units: Sequence[GridUnit], title: str) -> bool:
         from launch.jobset_executor import jobset_job
 
-        submit(
-            grid,
-            units,
-            title=title,
-            on="gke",
-            cluster=self.settings,
-            job_of=lambda unit: jobset_job(self.jobset(grid, unit), self.settings["context"]),
-            name_of=lambda unit, _: job_name(grid, unit.name, self._folder(grid)),
+        asyncio.run(
+            submit(
+                grid,
+                units,
+                title=title,
+                on="gke",
+                cluster=self.settings,
+                job_of=lambda unit: jobset_job(self.jobset(grid, unit), self.settings["context"]),
+                name_of=lambda unit, _: job_name(grid, unit.name, self._folder(grid)),
+            )
         )
         return True
 

@@ -48,7 +48,7 @@ def refuse_missing(bucket: Bucket, image: str, more: Sequence[Callable[[], str |
         raise UserError("\n".join(["nothing was submitted:", *(f"  {sentence}" for sentence in sentences)]))
 
 
-def submit(
+async def submit(
     grid: GridFolder,
     units: Sequence[GridUnit],
     *,
@@ -72,18 +72,6 @@ def submit(
     Raises:
       UserError: the service refuses; units before that stay handed over.
     """
-    asyncio.run(_submit(grid, units, title, on, cluster, job_of, name_of))
-
-
-async def _submit(
-    grid: GridFolder,
-    units: Sequence[GridUnit],
-    title: str,
-    on: str,
-    cluster: Mapping[str, Any],
-    job_of: Callable[[GridUnit], Any],
-    name_of: Callable[[GridUnit, Any], str],
-) -> None:
     from xmanager import xm_local
 
     if not flags.FLAGS.is_parsed():  # XManager's own settings are absl flags, and have defaults.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -91,14 +92,16 @@ class Vertex:
         from launch.vertex_client import resource_name
 
         client = self._client()
-        submit(
-            grid,
-            units,
-            title=title,
-            on="vertex",
-            cluster=self.settings,
-            job_of=lambda unit: client.job(self.custom_job(grid, unit)),
-            name_of=lambda _, work_unit: resource_name(work_unit),
+        asyncio.run(
+            submit(
+                grid,
+                units,
+                title=title,
+                on="vertex",
+                cluster=self.settings,
+                job_of=lambda unit: client.job(self.custom_job(grid, unit)),
+                name_of=lambda _, work_unit: resource_name(work_unit),
+            )
         )
         return True
 

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import awkward
 import pytest
 from running import command, process_environment
 
 from experiments.cli import main
 from launch.grid import GridFolder
 from launch.states import statuses
+from launch.sweep import rendered
 
 pytest.importorskip("xmanager", reason="xmanager is not installed: pip install 'rulespace[launch]'")
 
@@ -95,7 +97,8 @@ def children_of(pid: int) -> list[int]:
 @pytest.fixture
 def scripts(tmp_path: Path) -> Iterator[Grid]:
     """A grid of scripts, which say when they are told to."""
-    sweep = "Sweep.experiments = ['fails', 'killed', 'done', 'slow', 'saves', 'last']\n"
+    experiments = ["fails", "killed", "done", "slow", "saves", "last"]
+    sweep = f"Sweep.experiments = {experiments}\nSweep.bindings = {rendered(awkward.BINDINGS)}\n"
     launch = [sys.executable, str(Path(__file__).with_name("grid_scripts") / "launch_units.py")]
     grid = Grid(tmp_path.resolve(), sweep, launch)
     yield grid
@@ -106,6 +109,13 @@ def wait_for_start(grid: Grid, unit: str, times: int = 1) -> None:
     """Returns as soon as the script of a unit has been started that often, and listens to signals."""
     file = grid.grid.run_folder(unit) / "starts"
     wait(lambda: file.is_file() and file.read_text().count("\n") >= times)
+
+
+def assert_arguments_arrived(grid: Grid, unit: str) -> None:
+    """XManager's executor has a shell in between."""
+    [sent] = [sent for sent in grid.grid.units() if sent.name == unit]
+    received = json.loads((grid.grid.run_folder(unit) / "arguments.json").read_text())
+    assert received == list(sent.arguments)
 
 
 def let(grid: Grid, *names: str) -> None:
@@ -173,6 +183,7 @@ def test_a_grid_can_be_stopped_from_elsewhere(scripts: Grid, capsys: pytest.Capt
     launcher = scripts.start()
     wait_for_start(scripts, "killed")
     wait_for_start(scripts, "done")
+    assert_arguments_arrived(scripts, "done")
     assert main(["stop", str(scripts.grid.path)]) == 0
     assert capsys.readouterr().out == "stopped: 3 waiting, 2 interrupted, 1 failed; the same launch continues\n"
     assert launcher.wait(timeout=120) == 130

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import awkward
 import pytest
 
 pytest.importorskip("xmanager", reason="xmanager is not installed: pip install 'rulespace[launch]'")
@@ -18,15 +19,14 @@ from experiments.cli import main
 from framework.errors import UserError
 from launch import credentials, places
 from launch.bucket import Bucket
-from launch.grid import GridFolder, GridUnit
+from launch.grid import GridFolder, GridUnit, Launch
 from launch.places import Request
 from launch.states import State
+from launch.sweep import Sweep
 
 EXPECTED = Path(__file__).parent / "manifests"
 SETTINGS = ("project=my-project", "bucket=my-bucket", "image=us-docker.pkg.dev/my-project/research/rulespace:1")
 CLUSTERS = (("vertex", "vertex"), ("gke", "gke"), ("gke", "gke_v5p"))
-AWKWARD = ("two words", "'", '"', "$HOME $(HOME) $$", "back\\slash", "line\nline", "[1, None]")
-"""What shells and services like to change."""
 
 
 def a_unit(*arguments: str) -> GridUnit:
@@ -41,6 +41,11 @@ def a_unit(*arguments: str) -> GridUnit:
         parameters=10,
         memory_megabytes=0.1,
     )
+
+
+def an_awkward_unit() -> GridUnit:
+    [unit] = Sweep("toys", ["ppo_catch"], bindings=awkward.BINDINGS).units()
+    return a_unit(*unit.arguments[1:])
 
 
 def place(on: str, cluster: str, *settings: str) -> Any:
@@ -82,7 +87,7 @@ class ClusterApi:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def client(self) -> Any:
         from kubernetes import client
@@ -98,6 +103,44 @@ def cluster_api() -> Iterator[ClusterApi]:
     yield api
     api.server.shutdown()
     api.server.server_close()
+
+
+class _Database:
+    """XManager's, in memory."""
+
+    def __init__(self, noted: list[tuple[Any, ...]]) -> None:
+        self.noted = noted
+
+    def insert_kubernetes_job(self, *entry: Any) -> None:
+        self.noted.append(entry)
+
+    def insert_vertex_job(self, *entry: Any) -> None:
+        self.noted.append(entry)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: None
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What is written about jobs into XManager's database."""
+    from xmanager.xm_local.storage import database
+
+    entries: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(database, "database", lambda: _Database(entries))
+    return entries
+
+
+@pytest.fixture
+def vertex_service(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of Vertex AI's own client, which has credentials of nobody."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import aiplatform
+    from google.cloud import aiplatform_v1 as service
+
+    real_init = aiplatform.init
+    monkeypatch.setattr(aiplatform, "init", lambda **named: real_init(**named, credentials=AnonymousCredentials()))
+    return service
 
 
 @pytest.mark.parametrize(("on", "cluster"), CLUSTERS)
@@ -146,23 +189,20 @@ def test_what_is_wrong_with_a_jobset_is_found(grid: GridFolder) -> None:
         _conforms(jobset, schema)
 
 
-def kubernetes_would_run(words: list[str]) -> list[str]:
-    """Arguments of a container as Kubernetes expands them, without any variable: ``$$`` is ``$``, ``$(X)`` stays."""
-    return [re.sub(r"\$\$", "$", word) for word in words]
+def kubernetes_would_run(word: str) -> str:
+    """An argument of a container as the API reference tells it: ``$$`` is ``$``, and variables are expanded."""
+    return re.sub(r"\$(\$|\([^)]*\))", lambda found: "$" if found[1] == "$" else "EXPANDED", word)
 
 
 def test_kubernetes_hands_arguments_on_as_they_are(
-    grid: GridFolder, cluster_api: ClusterApi, monkeypatch: pytest.MonkeyPatch
+    grid: GridFolder, cluster_api: ClusterApi, noted: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through the client's own request, and XManager's database."""
     from kubernetes import client
-    from xmanager.xm_local.storage import database
 
     for module in ("launch.kubernetes", "launch.jobset_executor"):
         monkeypatch.setattr(f"{module}.api", lambda context: client.CustomObjectsApi(cluster_api.client()))
-    noted: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(database, "database", lambda: _Database(noted))
-    unit = a_unit(*(f"--gin.TEXT={text!r}" for text in AWKWARD))
+    unit = an_awkward_unit()
     there = place("gke", "gke")
     expected = there.jobset(grid, unit)
     grid.path.mkdir()
@@ -171,56 +211,33 @@ def test_kubernetes_hands_arguments_on_as_they_are(
     assert (method, path) == ("POST", "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets")
     assert body == expected
     (container,) = body["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
-    assert kubernetes_would_run(container["args"]) == ["run", *unit.arguments]
+    assert [kubernetes_would_run(word) for word in container["args"]] == ["run", *unit.arguments]
     (launch,) = grid.launches()
     assert launch.jobs == {unit.name: expected["metadata"]["name"]}
     assert ("default", expected["metadata"]["name"]) in [entry[-2:] for entry in noted]
 
 
-class _Database:
-    """XManager's, in memory."""
-
-    def __init__(self, noted: list[tuple[Any, ...]]) -> None:
-        self.noted = noted
-
-    def insert_kubernetes_job(self, *entry: Any) -> None:
-        self.noted.append(entry)
-
-    def insert_vertex_job(self, *entry: Any) -> None:
-        self.noted.append(entry)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *arguments, **named: None
-
-
-def test_vertex_gets_what_the_manifest_says(grid: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vertex_gets_what_the_manifest_says(
+    grid: GridFolder, vertex_service: Any, noted: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through XManager's executor and Google's client, up to the call of the service."""
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import aiplatform
-    from google.cloud import aiplatform_v1 as service
-    from xmanager.xm_local.storage import database
-
     sent: list[Any] = []
 
     def create(self: Any, *, parent: str, custom_job: Any, **named: Any) -> Any:
         sent.append((parent, custom_job))
-        return service.CustomJob(name=f"{parent}/customJobs/7", display_name=custom_job.display_name)
+        return vertex_service.CustomJob(name=f"{parent}/customJobs/7", display_name=custom_job.display_name)
 
-    monkeypatch.setattr(service.JobServiceClient, "create_custom_job", create)
-    real_init = aiplatform.init
-    monkeypatch.setattr(aiplatform, "init", lambda **named: real_init(**named, credentials=AnonymousCredentials()))
-    noted: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(database, "database", lambda: _Database(noted))
-    unit = a_unit(*(f"--gin.TEXT={text!r}" for text in AWKWARD))
+    monkeypatch.setattr(vertex_service.JobServiceClient, "create_custom_job", create)
+    unit = an_awkward_unit()
     there = place("vertex", "vertex")
     expected = there.custom_job(grid, unit)
     grid.path.mkdir()
     assert there.run(grid, [unit], "toys")
     ((parent, job),) = sent
     assert parent == "projects/my-project/locations/us-central1"
-    job = job if isinstance(job, service.CustomJob) else service.CustomJob(job)
+    job = job if isinstance(job, vertex_service.CustomJob) else vertex_service.CustomJob(job)
     written = json.loads(
-        service.CustomJob.to_json(job, including_default_value_fields=False, use_integers_for_enums=False)
+        vertex_service.CustomJob.to_json(job, including_default_value_fields=False, use_integers_for_enums=False)
     )
     assert written == expected
     assert list(job.job_spec.worker_pool_specs[0].container_spec.args) == ["run", *unit.arguments]
@@ -282,20 +299,13 @@ def test_a_missing_image_is_asked_of_its_registry(monkeypatch: pytest.MonkeyPatc
     assert "us-docker.pkg.dev/my-project/research/rulespace:1" in sentence
 
 
-def test_how_jobs_stand_is_the_services_word(grid: GridFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import aiplatform
-    from google.cloud import aiplatform_v1 as service
-
+def test_how_jobs_stand_is_the_services_word(vertex_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from launch import vertex_client
-    from launch.grid import Launch
 
-    real_init = aiplatform.init
-    monkeypatch.setattr(aiplatform, "init", lambda **named: real_init(**named, credentials=AnonymousCredentials()))
     states = {
-        "a": service.JobState.JOB_STATE_RUNNING,
-        "b": service.JobState.JOB_STATE_FAILED,
-        "c": service.JobState.JOB_STATE_QUEUED,
+        "a": vertex_service.JobState.JOB_STATE_RUNNING,
+        "b": vertex_service.JobState.JOB_STATE_FAILED,
+        "c": vertex_service.JobState.JOB_STATE_QUEUED,
     }
     monkeypatch.setattr(vertex_client.ManifestClient, "get_state", lambda self, name: states[name])
     found = place("vertex", "vertex").states(Launch("vertex", 1, {}, {name: name for name in states}))

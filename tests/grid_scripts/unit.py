@@ -28,6 +28,7 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, stop)
 FOLDER.mkdir(exist_ok=True)
+(FOLDER / "arguments.json").write_text(json.dumps(sys.argv[1:]))
 with (FOLDER / "starts").open("a") as starts:
     starts.write("once more\n")
 if EXPERIMENT == "fails":
