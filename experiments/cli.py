@@ -114,6 +114,8 @@ def rewrite_bindings(words: Sequence[str]) -> list[str]:
         if word == "--":
             return [*rewritten, *words[position:]]
         if word.startswith("--cluster."):
+            if not word.removeprefix("--cluster.").partition("=")[0]:
+                raise UsageError(f"'{word}' sets nothing: write --cluster.NAME=VALUE")
             rewritten.append(f"--cluster_setting={word.removeprefix('--cluster.')}")
             continue
         if not word.startswith("--gin."):

@@ -15,6 +15,8 @@ from framework.errors import UserError
 from framework.runs.storage import disk_errors, strict_json, write_atomically
 from launch.processes import ProcessId
 
+_OPTION = "--dir"
+
 
 @dataclasses.dataclass(frozen=True)
 class GridUnit:
@@ -90,7 +92,7 @@ class GridFolder:
     def write(self, *, name: str, text: str, scale: str, on: str, units: Sequence[GridUnit]) -> None:
         """Notes what is launched; the caller has claimed the folder and asked `refuse_other_sweep`."""
         sweep = {"name": name, "scale": scale, "on": on, "text": text, "units": [dataclasses.asdict(u) for u in units]}
-        with disk_errors(f"write to {self.path}"):
+        with disk_errors(f"write to {self.path}", _OPTION):
             for folder in ("logs", "jobs"):
                 (self.path / folder).mkdir(exist_ok=True)
             write_atomically(self.path / "sweep.json", strict_json(sweep, indent=2).encode())
@@ -123,9 +125,10 @@ class GridFolder:
         return tuple(Launch(**_read_json(file)) for file in files)
 
     def record_launch(self, launch: Launch) -> None:
-        (self.path / "launches").mkdir(exist_ok=True)
         path = self.path / "launches" / f"{launch.experiment_id}.json"
-        write_atomically(path, strict_json(dataclasses.asdict(launch), indent=2).encode())
+        with disk_errors(f"note in {path} what was handed over", _OPTION):
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, strict_json(dataclasses.asdict(launch), indent=2).encode())
 
     def process_of(self, unit: str) -> dict[str, Any] | None:
         """The record of a unit's latest start on this machine; ``None`` before the first."""
@@ -141,7 +144,7 @@ class GridFolder:
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keeps every other launcher away; the kernel holds the claim, so that it ends with the process."""
-        with disk_errors(f"use {self.path} as the folder of a sweep"):
+        with disk_errors(f"use {self.path} as the folder of a sweep", _OPTION):
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".launcher", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -185,7 +188,7 @@ class GridFolder:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        with disk_errors(f"read {path}"):
+        with disk_errors(f"read {path}", _OPTION):
             return json.loads(path.read_bytes())
     except ValueError:
         raise UserError(f"{path} is not JSON: it was damaged; put back a sound copy") from None

@@ -12,10 +12,9 @@ from typing import Any
 from framework.errors import UserError
 from launch.bucket import Bucket
 from launch.cluster import read_cluster, settings_of
-from launch.credentials import unusable_image_name
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.places import Request
-from launch.remote import job_name, refuse_missing, submit
+from launch.remote import job_name, refuse_missing, refuse_unusable, submit
 from launch.states import State
 from launch.tpu import Slice
 
@@ -40,8 +39,7 @@ class Gke:
 
     def __post_init__(self) -> None:
         _ = self.slice
-        if (sentence := unusable_image_name(self.settings["image"])) is not None:
-            raise UserError(sentence)
+        refuse_unusable(self.settings)
 
     @property
     def slice(self) -> Slice:

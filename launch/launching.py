@@ -22,20 +22,14 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 _SHOWN_UNITS = 24
 
 
-class _OptionalFolder(flags.Flag):
-    """A flag that may stand alone, or name a folder."""
-
-    boolean = True  # How absl knows flags that may stand alone: their value is then 'true'.
-
-
 def define_flags(options: flags.FlagValues) -> None:
     flags.DEFINE_enum("on", "local", places.NAMES, "Where the units run.", flag_values=options)
     flags.DEFINE_string("dir", None, "Folder of the grid; runs/<sweep> if not given.", flag_values=options)
     flags.DEFINE_enum("scale", None, [SMALL], "Run the sweep's version for one machine.", flag_values=options)
     flags.DEFINE_flag(
-        _OptionalFolder(
+        flags.Flag(  # One that may stand alone; its value is then 'true'.
             flags.ArgumentParser(), flags.ArgumentSerializer(), "dry_run", None,
-            "Start nothing; write the exact manifests, to runs/<sweep>-manifests or =FOLDER.",
+            "Start nothing; write the exact manifests, to runs/<sweep>-manifests or =FOLDER.", boolean=True,
         ),
         flag_values=options,
     )  # fmt: skip
@@ -69,7 +63,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         folder = Path(f"runs/{_default_name(file)}-manifests" if options.dry_run == "true" else options.dry_run)
         manifests = place.manifests(grid, planned)
         places.write_manifests(folder, manifests)
-        print(f"nothing was started; {len(manifests)} manifests in {folder}")
+        print(f"nothing was started; manifests of {_units(len(manifests))} in {folder}")
         return OK
     return start(file, grid, planned, place, options.on)
 
@@ -121,8 +115,9 @@ def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: places.Place,
     if len(standing) > _SHOWN_UNITS:
         print(f"... and {len(standing) - _SHOWN_UNITS} more")
     first = standing[0].unit
-    print(f"{len(standing)} units on {place.description}: {counted(standing)}")
-    print(f"left to do: {estimate}")
+    print(f"{_units(len(standing))} on {place.description}: {counted(standing)}")
+    if any(status.state is not State.FINISHED for status in standing):
+        print(f"left to do: {estimate}")
     print(f"folder {grid.path}; a unit alone: {shlex.join(['rulespace', 'run', *first.arguments])}")
 
 
@@ -143,7 +138,11 @@ def _ending(grid: GridFolder, units: Sequence[GridUnit], completed: bool) -> int
 
 def _handed_over(grid: GridFolder, units: Sequence[GridUnit]) -> int:
     print(
-        f"handed over {len(units)} units; watch and fetch them with rulespace status {grid.path}, "
+        f"handed over {_units(len(units))}; watch and fetch them with rulespace status {grid.path}, "
         f"end them with rulespace stop {grid.path}"
     )
     return OK
+
+
+def _units(number: int) -> str:
+    return "1 unit" if number == 1 else f"{number:,} units"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ from absl import flags
 
 from framework.errors import UserError
 from launch.bucket import Bucket
-from launch.credentials import missing_credentials, missing_image
+from launch.credentials import missing_credentials, missing_image, unusable_image_name
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.local import refuse_missing_xmanager
 from launch.sweep import dns_label
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LONGEST_UNIT = 32  # A pod's name holds the job's, an index of the host and a random ending, in 63 characters.
 
 
@@ -31,6 +33,20 @@ def job_name(grid: GridFolder, unit: str, bucket_folder: str) -> str:
     attempt = 1 + sum(unit in launch.jobs for launch in grid.launches())
     where = hashlib.sha256(bucket_folder.encode()).hexdigest()[:6]
     return f"{dns_label(unit, _LONGEST_UNIT)}-{where}-{attempt}"
+
+
+def refuse_unusable(settings: Mapping[str, Any]) -> None:
+    """Refuses names that no bucket and no image can have.
+
+    Raises:
+      UserError: in words.
+    """
+    if not _BUCKET.fullmatch(settings["bucket"]):
+        raise UserError(
+            f"'{settings['bucket']}' is no name of a bucket: write it without gs://, and folders as --cluster.prefix"
+        )
+    if (sentence := unusable_image_name(settings["image"])) is not None:
+        raise UserError(sentence)
 
 
 def refuse_missing(bucket: Bucket, image: str, more: Sequence[Callable[[], str | None]] = ()) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 from framework.errors import UserError
 from launch.bucket import Bucket
 from launch.cluster import read_cluster, settings_of
-from launch.credentials import session, unusable_image_name
+from launch.credentials import session
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.places import Request
-from launch.remote import job_name, refuse_missing, submit
+from launch.remote import job_name, refuse_missing, refuse_unusable, submit
 from launch.states import State
 
 _SETTINGS = ("project", "location", "bucket", "prefix", "image", "tpu", "cores")
@@ -43,8 +43,7 @@ class Vertex:
             )
         if cores != _CORES:
             raise UserError(f"a unit on Vertex AI has one host, which has {_CORES} cores of {tpu}, not {cores}")
-        if (sentence := unusable_image_name(self.settings["image"])) is not None:
-            raise UserError(sentence)
+        refuse_unusable(self.settings)
 
     @property
     def bucket(self) -> Bucket:

@@ -257,7 +257,14 @@ def test_vertex_gets_what_the_manifest_says(
         ("gke", ("tpu=v5p", "topology=4x4x6", "chips_per_host=4"), r"TPU v5p has no topology 4x4x6"),
         ("gke", ("tpu=v3",), r"GKE has no TPU 'v3' for slices.*v2 and v3 are on Vertex AI"),
         ("gke", ("topology=4x4",), r"on several hosts, and these have 4 chips each: set --cluster\.chips_per_host=4"),
-        ("gke", ("tuop=v5e",), r"tuop"),
+        ("gke", ("projct=p",), r"^cluster gke: 'projct' Did you mean \"project\" instead of \"projct\"\?$"),
+        ("gke", ("project=",), r"^cluster gke leaves project open: add --cluster\.project=\.\.\."),
+        (
+            "gke",
+            ("max_restarts=many",),
+            r"--cluster\.max_restarts=many: invalid literal for int\(\) with base 10: 'many'$",
+        ),
+        ("gke", ("bucket=gs://b/x",), r"'gs://b/x' is no name of a bucket: write it without gs://"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_words(on: str, settings: tuple[str, ...], message: str) -> None:
@@ -312,10 +319,27 @@ def test_how_jobs_stand_is_the_services_word(vertex_service: Any, monkeypatch: p
     assert found == {"a": State.RUNNING, "b": State.FAILED, "c": State.WAITING}
 
 
-def test_a_dry_run_writes_what_would_be_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = [f"--cluster.{setting}" for setting in SETTINGS]
-    folder = tmp_path / "manifests"
-    assert main(["launch", "toys", "--on=gke", *settings, f"--dir={tmp_path / 'toys'}", f"--dry_run={folder}"]) == 0
-    assert "nothing was started; 12 manifests" in capsys.readouterr().out
-    assert len(list(folder.iterdir())) == 12
-    assert not (tmp_path / "toys").exists()
+def test_unknown_clusters_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"no cluster file 'gke_v5'\. Did you mean 'gke_v5p'\? Shipped are gke, gke_v5p, ver"
+    ):
+        place("gke", "gke_v5")
+
+
+def test_a_dry_run_writes_what_would_be_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["launch", "toys", "--dry_run", "--on=gke", *(f"--cluster.{setting}" for setting in SETTINGS)]) == 0
+    assert "nothing was started; manifests of 12 units in runs/toys-manifests" in capsys.readouterr().out
+    assert len(list(Path("runs/toys-manifests").iterdir())) == 12
+    assert not Path("runs/toys").exists()
+
+
+def test_manifests_are_not_mixed_with_other_files(tmp_path: Path) -> None:
+    for _ in range(2):
+        places.write_manifests(tmp_path / "new", {"a.json": "{}"})
+    with pytest.raises(UserError, match=r"new holds other files \(a\.json, \.\.\.\): remove them or choose another"):
+        places.write_manifests(tmp_path / "new", {"b.json": "{}"})
+    with pytest.raises(UserError, match=r"there is a file where a folder should be; .* another folder with --dry_run"):
+        places.write_manifests(tmp_path / "new" / "a.json", {"b.json": "{}"})

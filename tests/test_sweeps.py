@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from experiments.cli import main, rewrite_bindings
 from framework.config import load
 from framework.experiment import Experiment
+from framework.gin_files.mistakes import ConfigError
 from launch.sweep import Sweep, SweepError, dns_label, rendered
 from launch.sweep_file import read_sweep
 
@@ -50,7 +51,8 @@ def test_filters_leave_units_out() -> None:
         (Sweep("s", ["p"], product={"A": [1]}, bindings={"A": 2}), "sets A twice"),
         (Sweep("s", ["p"], product={"STEPS": [1]}, exclude=[{"STEP": 1}]), "no axis 'STEP'. Did you mean 'STEPS'"),
         (Sweep("s", ["p"], product={"A": [1]}, exclude=[{"A": 2}]), "no unit has A = 2"),
-        (Sweep("s", ["p"], product={"A": []}), "has no units"),
+        (Sweep("s", ["p"], product={"A": []}), "has no units: its axis A has no values"),
+        (Sweep("s", ["p"], seeds=[]), "has no units: its axis SEED has no values"),
         (Sweep("s", ["p"], product={"A": [1]}, exclude=[{"A": 1}]), "filters leave all of them out"),
         (Sweep("s", ["p"], seeds=[0, 0]), "has the same unit twice"),
     ],
@@ -132,6 +134,50 @@ def test_small_scale_and_overrides(tmp_path: Path) -> None:
     assert len(read_sweep(str(file), bindings=["Sweep.seeds = 2"]).sweep.units()) == 2
 
 
+def test_units_whose_names_would_be_the_same_folder_are_told_apart() -> None:
+    experiments = ["my_x.gin", "my-x.gin", "a/My_X.gin", "../logs.gin", "a" * 60 + "b", "a" * 60 + "c"]
+    names = [unit.name for unit in Sweep("s", experiments, product={"A": [0.12345678, 0.12345679]}).units()]
+    assert len(set(names)) == 12
+    assert all(dns_label(name, 48) == name for name in names)
+    [unit] = Sweep("s", ["logs.gin"]).units()
+    assert unit.name != "logs"  # Where a grid keeps its logs.
+
+
+def test_thousands_of_units_are_named_at_once() -> None:
+    sweep = Sweep("s", ["p"], product={"A": [1 + number * 1e-9 for number in range(100)]}, seeds=100)
+    assert len({unit.name for unit in sweep.units()}) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"include 's.gin'\nSweep.experiments = 'p'", "s.gin:1: 's.gin' includes itself"),
+        (b"Sweep.experiments = '\xff'", "s.gin: 's.gin' is not a text in UTF-8"),
+        (b"A = %A\nSweep.experiments = %A", "s.gin:1: A stands for itself"),
+        (
+            b"Sweep.experiments = 'p'\nSTEPS = 3",
+            "s.gin:2: nothing of the sweep uses STEPS; to set it in every unit: Sw",
+        ),
+        (b"Sweep.experiments = 'p'\nSweep.experiments = 'q'", "s.gin:2: Sweep.experiments is set in line 1 already"),
+        (b"Sweep.experiments = 'p'\nSweep.seeds = [3, -1]", "s.gin:2: Sweep.seeds must be how many seeds, or a list"),
+        (b"include 'experiments/ppo_catch.gin'", "s.gin: an experiment, and no sweep: rulespace run s.gin runs it"),
+        (b"", "s.gin: Sweep.experiments is missing: it lists the configs to run"),
+    ],
+)
+def test_mistakes_of_files_are_told(text: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.gin").write_bytes(text)
+    with pytest.raises(ConfigError) as caught:
+        read_sweep("s.gin")
+    assert str(caught.value).startswith(told)
+    assert len(caught.value.mistakes) == 1
+
+
+def test_an_experiment_is_no_sweep() -> None:
+    with pytest.raises(ConfigError, match="an experiment, and no sweep: rulespace run ppo_catch runs it"):
+        read_sweep("ppo_catch")
+
+
 def test_all_mistakes_of_a_sweep_file_are_told_with_their_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,9 +190,14 @@ def test_all_mistakes_of_a_sweep_file_are_told_with_their_lines(
 
 
 def test_wrong_configs_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "s.gin").write_text("Sweep.experiments = ['ppo_catch']\nSweep.product = {'STPES': [1, 2]}\n")
+    """Each mistake once, whatever the values of an axis; a seed that is none is one."""
+    product = {"STPES": [1, 2], "SEED": [0, 1, "x"]}
+    (tmp_path / "s.gin").write_text(f"Sweep.experiments = ['ppo_catch']\nSweep.product = {product}\n")
     assert main(["launch", str(tmp_path / "s.gin"), f"--dir={tmp_path / 'd'}"]) == 1
-    assert "Did you mean 'STEPS'" in capsys.readouterr().err
+    assert sorted(capsys.readouterr().err.splitlines(), reverse=True) == [
+        "command line: --gin.STPES=1: macro 'STPES' is never used. Did you mean 'STEPS'? (every unit)",
+        "command line: --gin.SEED='x': Experiment.seed wants int, got str 'x' (ppo-catch-stpes-1-sx and 1 more)",
+    ]
     assert not (tmp_path / "d").exists()
 
 
