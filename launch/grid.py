@@ -137,9 +137,13 @@ class GridFolder:
 
     def running_job(self, unit: str) -> ProcessId | None:
         """The process on this machine that sees to a unit, if there is one; see `launch.job`."""
-        record = self.process_of(unit)
-        process = None if record is None or record["ended"] is not None else ProcessId(**record["process"])
+        process = self._process_of_job(unit)
         return process if process is not None and process.alive() else None
+
+    def host_of_job(self, unit: str) -> str | None:
+        """The other machine on which a unit was started, and has not ended as far as is known; ``None`` without one."""
+        process = self._process_of_job(unit)
+        return None if process is None or process.is_here else process.host
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
@@ -159,7 +163,10 @@ class GridFolder:
                 ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, strict_json(ProcessId.of(os.getpid()).as_json()).encode(), 0)
-            yield
+            try:
+                yield
+            finally:
+                os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
 
@@ -167,6 +174,10 @@ class GridFolder:
         """The process that is launching, if there is one."""
         noted = self._noted_launcher()
         return noted if noted is not None and noted.alive() else None
+
+    def _process_of_job(self, unit: str) -> ProcessId | None:
+        record = self.process_of(unit)
+        return None if record is None or record["ended"] is not None else ProcessId(**record["process"])
 
     def _noted_launcher(self) -> ProcessId | None:
         try:

@@ -19,7 +19,7 @@ from framework.runs.storage import strict_json
 from launch.grid import GridFolder, GridUnit
 from launch.places import Request, told
 from launch.processes import ProcessId, own_command
-from launch.states import State, UnitStatus, status_of
+from launch.states import State, UnitStatus, runs_here, status_of
 
 _ASK_AGAIN_SECONDS = 0.5
 
@@ -91,13 +91,11 @@ class _Runner:
 
     async def _when_nobody_runs(self, unit: GridUnit) -> UnitStatus:
         """How a unit stands as soon as nobody runs it; the job of a launcher that was killed needs a while to stop."""
-        standing = status_of(self._grid, unit)
-        if standing.state is State.RUNNING:
+        if runs_here(self._grid, unit):
             print(f"waiting for {unit.name}, which another process runs", flush=True)
-        while standing.state is State.RUNNING and not self._asked:
+        while runs_here(self._grid, unit) and not self._asked:
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            standing = status_of(self._grid, unit)
-        return standing
+        return status_of(self._grid, unit)
 
     def _stop(self) -> None:
         self._asked += 1

@@ -16,6 +16,7 @@ from launch.places import place_of
 from launch.states import State, counted, statuses
 
 OK = 0
+_PATIENCE_SECONDS = GRACE_SECONDS + 10  # What does not stop by then has been killed.
 
 
 def define_flags(options: flags.FlagValues) -> None:
@@ -35,18 +36,25 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     launcher = grid.launcher()
     running = {name: process for name in units if (process := grid.running_job(name)) is not None}
     if launcher is None and not running:
+        _refuse_other_machine(grid, units)
         print(f"ended {ended} jobs of other machines" if ended else f"nothing of {grid.path} runs")
         return OK
     for process in filter(None, (launcher, *running.values())):
         process.send(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while (launcher is not None and launcher.alive()) or any(process.alive() for process in running.values()):
         if time.monotonic() > deadline:
             left = [name for name, process in running.items() if process.alive()] or ["the launcher"]
-            raise UserError(f"{', '.join(left)} did not stop within {GRACE_SECONDS:.0f} seconds")
+            raise UserError(f"{', '.join(left)} did not stop within {_PATIENCE_SECONDS:.0f} seconds")
         time.sleep(0.1)
     print(f"stopped: {counted(statuses(grid))}; the same launch continues")
     return OK
+
+
+def _refuse_other_machine(grid: GridFolder, units: Sequence[str]) -> None:
+    for unit in units:
+        if (host := grid.host_of_job(unit)) is not None:
+            raise UserError(f"{unit} was started on {host}: rulespace stop {grid.path} there")
 
 
 def _stop_remote(grid: GridFolder) -> int:
