@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from framework.errors import UserError
@@ -14,7 +14,7 @@ from launch.bucket import Bucket
 from launch.cluster import read_cluster, settings_of
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.places import Request
-from launch.remote import job_name, refuse_missing, refuse_unusable, submit
+from launch.remote import job_name, refuse_missing, refuse_missing_credentials, refuse_unusable, submit
 from launch.states import State
 from launch.tpu import Slice
 
@@ -23,7 +23,7 @@ _SETTINGS = (
     "project", "context", "namespace", "service_account", "bucket", "prefix", "image", "tpu", "topology",
     "chips_per_host", "spot", "max_restarts", "grace_seconds",
 )  # fmt: skip
-_CONTAINER, _HOST = "rulespace", "host"
+_APP, _CONTAINER, _HOST = "rulespace", "rulespace", "host"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Gke:
     def jobset(self, grid: GridFolder, unit: GridUnit) -> dict[str, Any]:
         """The JobSet of a unit: a job whose pods are the hosts of one slice."""
         hosts, chips = self.slice.hosts, {"google.com/tpu": str(self.slice.chips_per_host)}
-        labels = {"app": "rulespace", "rulespace/unit": unit.name}
+        labels = {"app": _APP, "rulespace/unit": unit.name}
         pod: dict[str, Any] = {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": self.settings["grace_seconds"],
@@ -144,20 +144,21 @@ class Gke:
         return True
 
     def states(self, launch: Launch) -> Mapping[str, State]:
-        return {unit: self._state(name) for unit, name in launch.jobs.items()}
+        refuse_missing_credentials()
+        with _in_words("GKE does not say how the units stand"):
+            answer = api(self.settings["context"]).list_namespaced_custom_object(
+                GROUP, VERSION, self.settings["namespace"], PLURAL, label_selector=f"app={_APP}"
+            )
+        found = {jobset["metadata"]["name"]: jobset for jobset in answer["items"]}
+        return {unit: _state(found.get(name)) for unit, name in launch.jobs.items()}
 
     def stop(self, launch: Launch, units: Sequence[str]) -> None:
         """Deletes the JobSets; their pods are told to save their state, and have the grace period to do so."""
-        from kubernetes.client import ApiException
-
         for unit in units:
-            try:
+            with _in_words(f"{launch.jobs[unit]} cannot be deleted"), _may_be_gone():
                 api(self.settings["context"]).delete_namespaced_custom_object(
                     GROUP, VERSION, self.settings["namespace"], PLURAL, launch.jobs[unit]
                 )
-            except ApiException as error:
-                if error.status != 404:
-                    raise UserError(f"{launch.jobs[unit]} cannot be deleted: {error.reason}") from None
 
     def log(self, launch: Launch, unit: str) -> str:
         """What the first host has said."""
@@ -181,49 +182,70 @@ class Gke:
     def _folder(self, grid: GridFolder) -> str:
         return "/".join(filter(None, (self.settings["prefix"].strip("/"), grid.path.name)))
 
-    def _state(self, name: str) -> State:
-        from kubernetes.client import ApiException
-
-        try:
-            found = api(self.settings["context"]).get_namespaced_custom_object(
-                GROUP, VERSION, self.settings["namespace"], PLURAL, name
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return State.INTERRUPTED  # Deleted.
-            raise UserError(f"GKE does not say how {name} stands: {error.reason}") from None
-        status = found.get("status", {})
-        conditions = {item["type"] for item in status.get("conditions", ()) if item["status"] == "True"}
-        if "Failed" in conditions:
-            return State.FAILED
-        if "Completed" in conditions:
-            return State.WAITING
-        jobs = status.get("replicatedJobsStatus", ())
-        return State.RUNNING if any(job.get("ready", 0) or job.get("active", 0) for job in jobs) else State.WAITING
-
     def _unusable_cluster(self) -> str | None:
         """A sentence on why the cluster cannot take JobSets; ``None`` if it can."""
         from kubernetes import client
-        from kubernetes.config import ConfigException
 
+        selector = (
+            f"cloud.google.com/gke-tpu-accelerator={self.slice.accelerator},"
+            f"cloud.google.com/gke-tpu-topology={self.slice.topology}"
+        )
         try:
-            objects = api(self.settings["context"])
-            objects.list_namespaced_custom_object(GROUP, VERSION, self.settings["namespace"], PLURAL, limit=1)
-            selector = (
-                f"cloud.google.com/gke-tpu-accelerator={self.slice.accelerator},"
-                f"cloud.google.com/gke-tpu-topology={self.slice.topology}"
-            )
-            nodes = client.CoreV1Api(objects.api_client).list_node(label_selector=selector, limit=1).items
-        except ConfigException:
-            return "there is no kubeconfig for the cluster: gcloud container clusters get-credentials CLUSTER"
-        except client.ApiException as error:
-            if error.status == 404:
-                return "the cluster has no JobSet controller: install it from https://jobset.sigs.k8s.io"
-            return f"the cluster does not answer ({error.reason}): gcloud container clusters get-credentials CLUSTER"
+            with _in_words("the cluster does not answer"):
+                objects = api(self.settings["context"])
+                objects.list_namespaced_custom_object(GROUP, VERSION, self.settings["namespace"], PLURAL, limit=1)
+                nodes = client.CoreV1Api(objects.api_client).list_node(label_selector=selector, limit=1).items
+        except UserError as error:
+            return str(error)
         if not nodes:  # A pool that scales from zero looks the same.
             wanted = f"{self.slice.generation} {self.slice.topology}"
             print(f"note: no node has a slice {wanted} yet; the units will wait for one")
         return None
+
+
+def _state(jobset: Mapping[str, Any] | None) -> State:
+    """How a JobSet stands; one that was deleted is not there."""
+    if jobset is None:
+        return State.INTERRUPTED
+    status = jobset.get("status", {})
+    conditions = {item["type"] for item in status.get("conditions", ()) if item["status"] == "True"}
+    if "Failed" in conditions:
+        return State.FAILED
+    if "Completed" in conditions:
+        return State.WAITING  # For its result, which is fetched.
+    jobs = status.get("replicatedJobsStatus", ())
+    return State.RUNNING if any(job.get("ready", 0) or job.get("active", 0) for job in jobs) else State.WAITING
+
+
+@contextlib.contextmanager
+def _may_be_gone() -> Iterator[None]:
+    from kubernetes.client import ApiException
+
+    try:
+        yield
+    except ApiException as error:
+        if error.status != 404:
+            raise
+
+
+@contextlib.contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    """Says what the cluster's client raises; ``what`` went wrong begins the sentence."""
+    from kubernetes.client import ApiException
+    from kubernetes.config import ConfigException
+    from urllib3.exceptions import HTTPError
+
+    remedy = "gcloud container clusters get-credentials CLUSTER"
+    try:
+        yield
+    except ConfigException:
+        raise UserError(f"{what}: there is no kubeconfig for the cluster: {remedy}") from None
+    except ApiException as error:
+        if error.status == 404:
+            raise UserError(f"{what}: it has no JobSets; install them from https://jobset.sigs.k8s.io") from None
+        raise UserError(f"{what}: {error.reason} (status {error.status}): {remedy}") from None
+    except HTTPError:
+        raise UserError(f"{what}: it cannot be reached: {remedy}") from None
 
 
 def of_launch(launch: Launch) -> Gke:

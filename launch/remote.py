@@ -49,6 +49,17 @@ def refuse_unusable(settings: Mapping[str, Any]) -> None:
         raise UserError(sentence)
 
 
+def refuse_missing_credentials() -> None:
+    """Asked first, as the services' clients take seconds to load, and fail in words of their own.
+
+    Raises:
+      UserError: the user is nobody to Google Cloud.
+    """
+    refuse_missing_xmanager()
+    if (sentence := missing_credentials()) is not None:
+        raise UserError(sentence)
+
+
 def refuse_missing(bucket: Bucket, image: str, more: Sequence[Callable[[], str | None]] = ()) -> None:
     """Everything that is missing to submit anything, each in a sentence.
 

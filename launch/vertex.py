@@ -14,7 +14,7 @@ from launch.cluster import read_cluster, settings_of
 from launch.credentials import session
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.places import Request
-from launch.remote import job_name, refuse_missing, refuse_unusable, submit
+from launch.remote import job_name, refuse_missing, refuse_missing_credentials, refuse_unusable, submit
 from launch.states import State
 
 _SETTINGS = ("project", "location", "bucket", "prefix", "image", "tpu", "cores")
@@ -105,6 +105,7 @@ class Vertex:
         return True
 
     def states(self, launch: Launch) -> Mapping[str, State]:
+        refuse_missing_credentials()
         from launch.vertex_client import state_of
 
         client = self._client()

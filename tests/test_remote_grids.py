@@ -62,11 +62,13 @@ class ClusterApi:
 
     Attributes:
       answer: to every request.
+      status: of every answer.
       requests: method, path and body of each.
     """
 
     def __init__(self) -> None:
         self.answer: Any = {}
+        self.status = 200
         self.requests: list[tuple[str, str, Any]] = []
         told = self
 
@@ -75,13 +77,13 @@ class ClusterApi:
                 length = int(self.headers.get("Content-Length") or 0)
                 told.requests.append((self.command, self.path, json.loads(self.rfile.read(length) or "null")))
                 content = json.dumps(told.answer).encode()
-                self.send_response(200)
+                self.send_response(told.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST
+            do_GET = do_DELETE = do_POST
 
             def log_message(self, *arguments: Any) -> None:
                 pass
@@ -98,8 +100,14 @@ class ClusterApi:
 
 
 @pytest.fixture
-def cluster_api() -> Iterator[ClusterApi]:
+def cluster_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ClusterApi]:
+    """A cluster that we have access to."""
+    from kubernetes import client
+
     api = ClusterApi()
+    for module in ("launch.kubernetes", "launch.jobset_executor"):
+        monkeypatch.setattr(f"{module}.api", lambda context: client.CustomObjectsApi(api.client()))
+    monkeypatch.setattr("launch.remote.missing_credentials", lambda: None)
     yield api
     api.server.shutdown()
     api.server.server_close()
@@ -195,13 +203,9 @@ def kubernetes_would_run(word: str) -> str:
 
 
 def test_kubernetes_hands_arguments_on_as_they_are(
-    grid: GridFolder, cluster_api: ClusterApi, noted: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    grid: GridFolder, cluster_api: ClusterApi, noted: list[tuple[Any, ...]]
 ) -> None:
     """Through the client's own request, and XManager's database."""
-    from kubernetes import client
-
-    for module in ("launch.kubernetes", "launch.jobset_executor"):
-        monkeypatch.setattr(f"{module}.api", lambda context: client.CustomObjectsApi(cluster_api.client()))
     unit = an_awkward_unit()
     there = place("gke", "gke")
     expected = there.jobset(grid, unit)
@@ -306,9 +310,62 @@ def test_a_missing_image_is_asked_of_its_registry(monkeypatch: pytest.MonkeyPatc
     assert "us-docker.pkg.dev/my-project/research/rulespace:1" in sentence
 
 
+def test_how_jobsets_stand_is_the_clusters_word(cluster_api: ClusterApi) -> None:
+    def jobset(name: str, **status: Any) -> dict[str, Any]:
+        return {"metadata": {"name": name}, "status": status}
+
+    cluster_api.answer = {
+        "items": [
+            jobset("a", replicatedJobsStatus=[{"name": "host", "ready": 1}]),
+            jobset("b", conditions=[{"type": "Failed", "status": "True"}]),
+            jobset("c", conditions=[{"type": "Completed", "status": "True"}]),
+            {"metadata": {"name": "d"}},
+        ]
+    }
+    found = place("gke", "gke").states(Launch("gke", 1, {}, {name: name for name in "abcde"}))
+    waiting = {"c": State.WAITING, "d": State.WAITING}  # For its result, and for a slice.
+    assert found == {"a": State.RUNNING, "b": State.FAILED, **waiting, "e": State.INTERRUPTED}
+    ((method, path, _),) = cluster_api.requests
+    jobsets = "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets"
+    assert (method, path) == ("GET", f"{jobsets}?labelSelector=app%3Drulespace")
+
+
+def test_jobsets_are_stopped_by_deleting_them(cluster_api: ClusterApi) -> None:
+    there, launch = place("gke", "gke"), Launch("gke", 1, {}, {"a": "a-1"})
+    there.stop(launch, ["a"])
+    ((method, path, _),) = cluster_api.requests
+    assert (method, path) == ("DELETE", "/apis/jobset.x-k8s.io/v1alpha2/namespaces/default/jobsets/a-1")
+    cluster_api.status = 404  # It is gone already.
+    there.stop(launch, ["a"])
+    cluster_api.status = 403
+    with pytest.raises(
+        UserError, match=r"a-1 cannot be deleted: Forbidden \(status 403\): gcloud container clusters get"
+    ):
+        there.stop(launch, ["a"])
+
+
+def test_clusters_that_cannot_be_asked_are_told(cluster_api: ClusterApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = place("gke", "gke")
+    cluster_api.status = 404
+    assert "it has no JobSets; install them from https://jobset" in there._unusable_cluster()
+    cluster_api.server.server_close()
+    assert "it cannot be reached" in there._unusable_cluster()
+    monkeypatch.undo()
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    assert "there is no kubeconfig for the cluster" in there._unusable_cluster()
+
+
+def test_nobody_is_told_how_jobs_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.remote.missing_credentials", lambda: "there are no Google Cloud credentials: do this")
+    for on in ("vertex", "gke"):
+        with pytest.raises(UserError, match=r"^there are no Google Cloud credentials: do this$"):
+            place(on, on).states(Launch(on, 1, {}, {}))
+
+
 def test_how_jobs_stand_is_the_services_word(vertex_service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from launch import vertex_client
 
+    monkeypatch.setattr("launch.remote.missing_credentials", lambda: None)
     states = {
         "a": vertex_service.JobState.JOB_STATE_RUNNING,
         "b": vertex_service.JobState.JOB_STATE_FAILED,
