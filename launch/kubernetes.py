@@ -14,7 +14,7 @@ from launch.bucket import Bucket
 from launch.cluster import read_cluster, settings_of
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.places import Request
-from launch.remote import job_name, refuse_missing, refuse_missing_credentials, refuse_unusable, submit
+from launch.remote import bucket_folder, job_name, refuse_missing, refuse_missing_credentials, refuse_unusable, submit
 from launch.states import State
 from launch.tpu import Slice
 
@@ -59,7 +59,7 @@ class Gke:
         return f"GKE, a slice {self.slice.generation} {self.slice.topology} ({self.chips} chips, {hosts}) each"
 
     def folder_of(self, grid: GridFolder, name: str) -> str:
-        return f"gs://{self.bucket.name}/{self._folder(grid)}/{name}"
+        return f"gs://{self.bucket.name}/{bucket_folder(self.settings, grid)}/{name}"
 
     def manifests(self, grid: GridFolder, units: Sequence[GridUnit]) -> Mapping[str, str]:
         return {f"{unit.name}.json": json.dumps(self.jobset(grid, unit), indent=2) + "\n" for unit in units}
@@ -97,7 +97,7 @@ class Gke:
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "JobSet",
             "metadata": {
-                "name": job_name(grid, unit.name, self._folder(grid)),
+                "name": job_name(self.settings, grid, unit.name),
                 "namespace": self.settings["namespace"],
                 "labels": labels,
                 # A slice is a node pool: no two jobs share one, and none is spread over two.
@@ -138,7 +138,7 @@ class Gke:
                 on="gke",
                 cluster=self.settings,
                 job_of=lambda unit: jobset_job(self.jobset(grid, unit), self.settings["context"]),
-                name_of=lambda unit, _: job_name(grid, unit.name, self._folder(grid)),
+                name_of=lambda unit, _: job_name(self.settings, grid, unit.name),
             )
         )
         return True
@@ -178,9 +178,6 @@ class Gke:
     def _words(self, unit: GridUnit) -> list[str]:
         together = ["--coordinator=auto"] if self.slice.hosts > 1 else []
         return ["run", *unit.arguments, *together]
-
-    def _folder(self, grid: GridFolder) -> str:
-        return "/".join(filter(None, (self.settings["prefix"].strip("/"), grid.path.name)))
 
     def _unusable_cluster(self) -> str | None:
         """A sentence on why the cluster cannot take JobSets; ``None`` if it can."""

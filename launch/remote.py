@@ -22,16 +22,21 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LONGEST_UNIT = 32  # A pod's name holds the job's, an index of the host and a random ending, in 63 characters.
 
 
-def job_name(grid: GridFolder, unit: str, bucket_folder: str) -> str:
+def bucket_folder(settings: Mapping[str, Any], grid: GridFolder) -> str:
+    """The folder in the bucket for the run folders of a grid: of its own name, below the cluster's prefix."""
+    return "/".join(filter(None, (settings["prefix"].strip("/"), grid.path.resolve().name)))
+
+
+def job_name(settings: Mapping[str, Any], grid: GridFolder, unit: str) -> str:
     """A unit's job: one name for each start of it, which a dry run knows too.
 
     Args:
+      settings: of the cluster.
       grid: where earlier starts are on record.
-      unit: its name.
-      bucket_folder: tells grids apart that have units of one name.
+      unit: its name; grids that have units of one name are told apart by their folders in the bucket.
     """
     attempt = 1 + sum(unit in launch.jobs for launch in grid.launches())
-    where = hashlib.sha256(bucket_folder.encode()).hexdigest()[:6]
+    where = hashlib.sha256(bucket_folder(settings, grid).encode()).hexdigest()[:6]
     return f"{dns_label(unit, _LONGEST_UNIT)}-{where}-{attempt}"
 
 
