@@ -125,7 +125,7 @@ def _ending(grid: GridFolder, units: Sequence[GridUnit], completed: bool) -> int
     standing = [status_of(grid, unit) for unit in units]
     print(f"{counted(standing)}; rulespace status {grid.path} tells more")
     if not completed:
-        print("stopped with the states saved; the same command continues")
+        print("stopped; the same command continues, each unit from its latest saved state")
         return INTERRUPTED
     ended = [status for status in standing if status.state is not State.FINISHED]
     if ended:

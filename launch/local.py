@@ -22,7 +22,8 @@ from launch.processes import ProcessId, own_command
 from launch.states import State, UnitStatus, runs_here, status_of
 
 _ASK_AGAIN_SECONDS = 0.5
-
+_LOOK_SECONDS = 0.1
+_KILLED_WITHIN_SECONDS = 10.0  # A large process takes some time to go.
 
 RUN = tuple(own_command("experiments.cli", "run"))
 """``rulespace run``, without a shell and whatever the search path finds under that name."""
@@ -51,10 +52,7 @@ class _Runner:
         from xmanager import xm, xm_local
 
         async with self._slots:
-            standing = await self._when_nobody_runs(unit)
-            if standing.state is State.FINISHED:
-                _tell(standing)
-            if self._asked or standing.state is State.FINISHED:
+            if not await self._wants_to_be_run(unit):
                 return
             self._grid.job_record(unit.name).unlink(missing_ok=True)  # Of an earlier start.
             path, *arguments = self._job(unit)
@@ -75,7 +73,8 @@ class _Runner:
                     self._stop_job(unit)
             with contextlib.suppress(xm.ExperimentUnitFailedError):  # Its record says how it ended.
                 ended.result()
-            _tell(await self._when_nobody_runs(unit))
+            await self._gone(unit)
+            _tell(status_of(self._grid, unit))
 
     def _job(self, unit: GridUnit) -> list[str]:
         """The command that runs a unit as a child of this process, and notes how it goes."""
@@ -89,13 +88,24 @@ class _Runner:
             *unit.arguments,
         )
 
-    async def _when_nobody_runs(self, unit: GridUnit) -> UnitStatus:
-        """How a unit stands as soon as nobody runs it; the job of a launcher that was killed needs a while to stop."""
+    async def _wants_to_be_run(self, unit: GridUnit) -> bool:
+        """Waits while others run a unit: the job of a launcher that was killed needs a while to save its state."""
         if runs_here(self._grid, unit):
             print(f"waiting for {unit.name}, which another process runs", flush=True)
-        while runs_here(self._grid, unit) and not self._asked:
-            await asyncio.sleep(_ASK_AGAIN_SECONDS)
-        return status_of(self._grid, unit)
+            while not self._asked and runs_here(self._grid, unit):
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+            if (standing := status_of(self._grid, unit)).state is State.FINISHED:
+                _tell(standing)
+                return False
+        return not self._asked
+
+    async def _gone(self, unit: GridUnit) -> None:
+        """Waits for the processes of a unit whose job has ended: it may have been killed before its run."""
+        patience = _KILLED_WITHIN_SECONDS
+        while patience > 0 and runs_here(self._grid, unit):
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._asked > 1:
+                patience -= _LOOK_SECONDS
 
     def _stop(self) -> None:
         self._asked += 1

@@ -141,7 +141,7 @@ def test_every_unit_is_run_until_it_is_finished_and_no_longer(scripts: Grid) -> 
     os.killpg(launcher.pid, signal.SIGINT)
     wait(lambda: scripts.states()["slow"] == "interrupted")
     assert scripts.states()["saves"] == "running"  # It has not saved its state yet.
-    let(scripts, "saves.saved")
+    os.killpg(launcher.pid, signal.SIGINT)  # And it is not waited for any longer.
     output, _ = launcher.communicate(timeout=120)
     assert launcher.returncode == 130, output
     assert "failed fails: ValueError: it was made to fail\n" in output
@@ -150,7 +150,6 @@ def test_every_unit_is_run_until_it_is_finished_and_no_longer(scripts: Grid) -> 
     assert scripts.processes() == []
 
     # Now the launcher is killed: its units stop by themselves, and the next launcher waits for them.
-    (scripts.folder / "saves.saved").unlink()
     let(scripts, "killed.go")
     launcher = scripts.start()
     wait_for_start(scripts, "slow", times=2)
