@@ -90,7 +90,8 @@ class GridFolder:
         return self._sweep()["name"]
 
     def write(self, *, name: str, text: str, scale: str, on: str, units: Sequence[GridUnit]) -> None:
-        """Notes what is launched; the caller has claimed the folder and asked `refuse_other_sweep`."""
+        """Notes what is launched, if `refuse_other_sweep` lets it; the caller has claimed the folder."""
+        self.refuse_other_sweep(name, units)
         sweep = {"name": name, "scale": scale, "on": on, "text": text, "units": [dataclasses.asdict(u) for u in units]}
         with disk_errors(f"write to {self.path}", _OPTION):
             for folder in ("logs", "jobs"):

@@ -92,12 +92,12 @@ class _Runner:
         """Waits while others run a unit: the job of a launcher that was killed needs a while to save its state."""
         if runs_here(self._grid, unit):
             print(f"waiting for {unit.name}, which another process runs", flush=True)
-            while not self._asked and runs_here(self._grid, unit):
-                await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            if (standing := status_of(self._grid, unit)).state is State.FINISHED:
-                _tell(standing)
-                return False
-        return not self._asked
+        while not self._asked and runs_here(self._grid, unit):
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        standing = status_of(self._grid, unit)
+        if standing.state is State.FINISHED:  # By another since we began.
+            _tell(standing)
+        return not self._asked and standing.state is not State.FINISHED
 
     async def _gone(self, unit: GridUnit) -> None:
         """Waits for the processes of a unit whose job has ended: it may have been killed before its run."""
