@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     standing = [status_of(grid, unit) for unit in planned]
     estimate = planning.estimate(standing, options.steps_per_second)
     _show(standing, grid, place, estimate.text(side_by_side=place.max_parallel or len(units), chips=place.chips))
+    if options.on != "local":
+        _note_own_files(planned)
     if options.dry_run is not None:
         folder = Path(f"runs/{_default_name(file)}-manifests" if options.dry_run == "true" else options.dry_run)
         manifests = place.manifests(grid, planned)
@@ -119,6 +122,12 @@ def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: places.Place,
     if any(status.state is not State.FINISHED for status in standing):
         print(f"left to do: {estimate}")
     print(f"folder {grid.path}; a unit alone: {shlex.join(['rulespace', 'run', *first.arguments])}")
+
+
+def _note_own_files(units: Sequence[GridUnit]) -> None:
+    words = {word.removeprefix("--gin_file=") for unit in units for word in unit.arguments}
+    if own := sorted(word for word in words if os.path.isfile(word)):
+        print(f"note: {', '.join(own)} must be in the image, below the working folder that launch/Dockerfile sets")
 
 
 def _ending(grid: GridFolder, units: Sequence[GridUnit], completed: bool) -> int:

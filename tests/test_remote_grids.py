@@ -344,8 +344,12 @@ def test_a_dry_run_writes_what_would_be_sent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["launch", "toys", "--dry_run", "--on=gke", *(f"--cluster.{setting}" for setting in SETTINGS)]) == 0
-    assert "nothing was started; manifests of 12 units in runs/toys-manifests" in capsys.readouterr().out
+    Path("own.gin").write_text("LEARNING_RATE = 0.1\n")
+    settings = [f"--cluster.{setting}" for setting in SETTINGS]
+    assert main(["launch", "toys", "--dry_run", "--on=gke", "--gin_file=own.gin", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "note: own.gin must be in the image, below the working folder that launch/Dockerfile sets\n" in said
+    assert "nothing was started; manifests of 12 units in runs/toys-manifests\n" in said
     assert len(list(Path("runs/toys-manifests").iterdir())) == 12
     assert not Path("runs/toys").exists()
 
