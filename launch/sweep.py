@@ -140,9 +140,11 @@ class Sweep:
         return [unit for unit in kept if any(_fits(unit, wanted) for wanted in self.only)] if self.only else kept
 
     def _named(self, settings: list[dict[str, Any]]) -> tuple[Unit, ...]:
-        """Names say what differs; where they would be the same, or too long, a hash of the settings ends them."""
-        varying = [axis for axis in settings[0] if len({repr(unit[axis]) for unit in settings}) > 1]
-        names = [dns_label(self._label(unit, varying), _LONGEST_NAME) for unit in settings]
+        """Names say where on each axis a unit is; where they would be the same, or too long, a hash ends them.
+
+        An axis of one value is named too, so that names stay as they are when it is given more.
+        """
+        names = [dns_label(self._label(unit), _LONGEST_NAME) for unit in settings]
         often = collections.Counter([*names, *_GRIDS_OWN])
         units: dict[tuple[str, ...], Unit] = {}
         for unit, name in zip(settings, names, strict=True):
@@ -154,13 +156,11 @@ class Sweep:
             units[arguments] = Unit(exact, unit, arguments)
         return tuple(units.values())
 
-    def _label(self, unit: Mapping[str, Any], varying: Sequence[str]) -> str:
+    def _label(self, unit: Mapping[str, Any]) -> str:
         words = []
         for axis, value in unit.items():
             if axis == SEED:
                 words.append(f"s{value}")
-                continue
-            if axis != EXPERIMENT and axis not in varying:
                 continue
             word = self.names.get(value) if isinstance(value, str) and value in self.names else _word(value)
             called = self.names.get(axis, "" if axis in _NOT_A_BINDING else axis.rpartition(".")[2])

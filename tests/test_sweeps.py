@@ -143,6 +143,11 @@ def test_units_whose_names_would_be_the_same_folder_are_told_apart() -> None:
     assert unit.name != "logs"  # Where a grid keeps its logs.
 
 
+def test_units_stay_what_they_are_when_a_sweep_grows() -> None:
+    [unit] = Sweep("s", ["p"], product={"A": [1]}, seeds=1).units()
+    assert unit in Sweep("s", ["p", "q"], product={"A": [1, 2]}, seeds=2).units()
+
+
 def test_thousands_of_units_are_named_at_once() -> None:
     sweep = Sweep("s", ["p"], product={"A": [1 + number * 1e-9 for number in range(100)]}, seeds=100)
     assert len({unit.name for unit in sweep.units()}) == 10_000
