@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -14,6 +14,7 @@ from framework.errors import UserError
 from framework.gin_files.mistakes import ConfigError
 from launch import places, planning
 from launch.consoles import wide_console
+from launch.fetching import fetched
 from launch.grid import GridFolder, GridUnit
 from launch.states import State, UnitStatus, counted, status_of
 from launch.sweep import SweepError
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     )
     planned = planning.checked(units, lambda unit: place.folder_of(grid, unit.name))
     grid.refuse_other_sweep(file.sweep.name, planned)
-    standing = [status_of(grid, unit) for unit in planned]
+    # A dry run asks nobody anything.
+    handed_over = fetched(grid) if grid.exists() and options.dry_run is None else {}
+    standing = [status_of(grid, unit, handed_over.get(unit.name)) for unit in planned]
     estimate = planning.estimate(standing, options.steps_per_second)
     _show(standing, grid, place, estimate.text(side_by_side=place.max_parallel or len(units), chips=place.chips))
     if options.on != "local":
@@ -68,25 +71,35 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
         places.write_manifests(folder, manifests)
         print(f"nothing was started; manifests of {_units(len(manifests))} in {folder}")
         return OK
-    return start(file, grid, planned, place, options.on)
+    return start(file, grid, standing, place, options.on, handed_over)
 
 
-def start(file: SweepFile, grid: GridFolder, units: Sequence[GridUnit], place: places.Place, on: str) -> int:
+def start(
+    file: SweepFile,
+    grid: GridFolder,
+    standing: Sequence[UnitStatus],
+    place: places.Place,
+    on: str,
+    handed_over: Mapping[str, State],
+) -> int:
     """Runs what is not finished of a grid, or hands it over; exit status as of `main`.
 
     Args:
       file: the sweep.
       grid: its folder, which holds nothing else.
-      units: all of the sweep's.
+      standing: all its units, as they stand.
       place: where they run.
       on: its name.
+      handed_over: how units stand that were handed to other machines before; what these still have is left to them.
 
     Raises:
       UserError: another launcher has the grid, the place lacks something, or units failed; with their names.
     """
-    left = [unit for unit in units if status_of(grid, unit).state is not State.FINISHED]
+    units = [status.unit for status in standing]
+    theirs = {unit for unit, state in handed_over.items() if state in (State.RUNNING, State.WAITING)}
+    left = [s.unit for s in standing if s.state is not State.FINISHED and s.unit.name not in theirs]
     if not left:
-        print(f"all units are finished: rulespace status {grid.path}")
+        print(f"nothing is left to launch, {counted(standing)}: rulespace status {grid.path}")
         return OK
     place.preflight()
     with grid.claimed():

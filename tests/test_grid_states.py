@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from experiments.cli import main
 from framework.errors import UserError
 from launch.grid import GridFolder, GridUnit
+from launch.launching import start
+from launch.places import Place
 from launch.processes import ProcessId
 from launch.states import State, UnitStatus, status_of
+from launch.sweep import Sweep
+from launch.sweep_file import SweepFile
 
 UNIT = GridUnit("ppo-s0", ("ppo",), "", "0123456789ab", 0, 100, 800, 10, 0.1)
 RESULT = {
@@ -143,3 +148,28 @@ def test_a_grid_has_one_launcher(grid: GridFolder) -> None:
     with grid.claimed():
         assert grid.launcher() == ProcessId.of(os.getpid())
     assert grid.launcher() is None
+
+
+class Elsewhere:
+    """A place that runs nothing, and notes what it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def preflight(self) -> None:
+        pass
+
+    def run(self, grid: GridFolder, units: Sequence[GridUnit], title: str) -> bool:
+        self.given += [unit.name for unit in units]
+        return True
+
+
+def test_what_other_machines_still_have_is_not_launched_again(tmp_path: Path) -> None:
+    grid, there = GridFolder(tmp_path / "new"), Elsewhere()
+    handed_over = {"a": State.RUNNING, "b": State.WAITING, "c": State.FAILED, "d": State.INTERRUPTED}
+    units = [dataclasses.replace(UNIT, name=name) for name in "abcdef"]
+    standing = [status_of(grid, unit, handed_over.get(unit.name)) for unit in units]
+    standing[-1] = dataclasses.replace(standing[-1], state=State.FINISHED)
+    sweep = SweepFile(Sweep("s", ["p"]), "", "")
+    assert start(sweep, grid, standing, cast(Place, there), "gke", handed_over) == 0
+    assert there.given == ["c", "d", "e"]

@@ -9,6 +9,7 @@ from framework.errors import UserError
 from launch.grid import GridFolder, GridUnit
 from launch.launching import start
 from launch.local import ThisMachine
+from launch.states import status_of
 from launch.sweep_file import read_sweep
 
 HASH, STEPS = "0123456789ab", 10
@@ -19,6 +20,6 @@ for unit in file.sweep.units():
     folder = place.folder_of(grid, unit.name)
     units.append(GridUnit(unit.name, unit.in_folder(folder), folder, HASH, 0, STEPS, STEPS, 0, 0.0))
 try:
-    sys.exit(start(file, grid, units, place, "local"))
+    sys.exit(start(file, grid, [status_of(grid, unit) for unit in units], place, "local", {}))
 except UserError as error:
     sys.exit(str(error))
