@@ -145,7 +145,7 @@ class Gke:
 
     def states(self, launch: Launch) -> Mapping[str, State]:
         refuse_missing_credentials()
-        with _in_words("GKE does not say how the units stand"):
+        with in_words("GKE does not say how the units stand"):
             answer = api(self.settings["context"]).list_namespaced_custom_object(
                 GROUP, VERSION, self.settings["namespace"], PLURAL, label_selector=f"app={_APP}"
             )
@@ -155,7 +155,7 @@ class Gke:
     def stop(self, launch: Launch, units: Sequence[str]) -> None:
         """Deletes the JobSets; their pods are told to save their state, and have the grace period to do so."""
         for unit in units:
-            with _in_words(f"{launch.jobs[unit]} cannot be deleted"), _may_be_gone():
+            with in_words(f"{launch.jobs[unit]} cannot be deleted"), _may_be_gone():
                 api(self.settings["context"]).delete_namespaced_custom_object(
                     GROUP, VERSION, self.settings["namespace"], PLURAL, launch.jobs[unit]
                 )
@@ -188,7 +188,7 @@ class Gke:
             f"cloud.google.com/gke-tpu-topology={self.slice.topology}"
         )
         try:
-            with _in_words("the cluster does not answer"):
+            with in_words("the cluster does not answer"):
                 objects = api(self.settings["context"])
                 objects.list_namespaced_custom_object(GROUP, VERSION, self.settings["namespace"], PLURAL, limit=1)
                 nodes = client.CoreV1Api(objects.api_client).list_node(label_selector=selector, limit=1).items
@@ -226,7 +226,7 @@ def _may_be_gone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_words(what: str) -> Iterator[None]:
+def in_words(what: str) -> Iterator[None]:
     """Says what the cluster's client raises; ``what`` went wrong begins the sentence."""
     from kubernetes.client import ApiException
     from kubernetes.config import ConfigException

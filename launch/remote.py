@@ -118,8 +118,11 @@ async def submit(
                 while not experiment._running_tasks.empty():
                     with contextlib.suppress(Exception):
                         await asyncio.wrap_future(experiment._running_tasks.get_nowait())
-                reason = f"{type(error).__name__}: {error}"
-                raise UserError(f"{unit.name} was not accepted, {len(jobs)} units before it were: {reason}") from error
+                reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                raise UserError(
+                    f"{unit.name} was not accepted: {reason}\n"
+                    f"{len(jobs)} units were handed over before it; the same command hands over the rest"
+                ) from error
             jobs[unit.name] = name_of(unit, work_unit)
             grid.record_launch(Launch(on, experiment.experiment_id, dict(cluster), jobs))
             print(f"submitted {unit.name} as {jobs[unit.name]}", flush=True)

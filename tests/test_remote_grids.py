@@ -204,6 +204,18 @@ def test_vertex_gets_what_the_manifest_says(
     assert noted[0][-1] == f"{parent}/customJobs/7"
 
 
+def test_a_refused_unit_is_told(grid: GridFolder, cluster_api: ClusterApi, noted: list[tuple[Any, ...]]) -> None:
+    cluster_api.status = 409
+    grid.path.mkdir()
+    refusal = (
+        r"^ppo-catch-s0 was not accepted: .* cannot be created: Conflict \(status 409\).*\n0 units were handed over be"
+    )
+    with pytest.raises(UserError, match=refusal):
+        place("gke", "gke").run(grid, [a_unit()], "toys")
+    assert grid.launches() == ()
+    assert noted == []
+
+
 @pytest.mark.parametrize(
     ("on", "settings", "message"),
     [
