@@ -66,7 +66,7 @@ VERBS = {
 }
 
 _CONFIG_HELP = """\
-CONFIG is the path of a gin file or the name of a shipped one. Wherever one is taken, so are
+CONFIG, like SWEEP, is the path of a gin file or the name of a shipped one. Wherever one is taken, so are
   --gin.NAME=VALUE           set a macro, or a parameter as Class.parameter or scope/Class.parameter
   --gin_bindings='X = V'     the same
   --gin_file=F               read one more gin file
@@ -114,6 +114,8 @@ def rewrite_bindings(words: Sequence[str]) -> list[str]:
         if word == "--":
             return [*rewritten, *words[position:]]
         if word.startswith("--cluster."):
+            if not word.removeprefix("--cluster.").partition("=")[0]:
+                raise UsageError(f"'{word}' sets nothing: write --cluster.NAME=VALUE")
             rewritten.append(f"--cluster_setting={word.removeprefix('--cluster.')}")
             continue
         if not word.startswith("--gin."):

@@ -28,6 +28,17 @@ def read_cluster(file: str, settings: Sequence[str], *, default: str) -> config_
       UserError: there is no such file, it does not load, has no such setting, or leaves a required one open.
     """
     path = _path(file or default)
+    own, cluster = _loaded(path, ()), _loaded(path, settings)
+    missing = [name for name, value in cluster.items() if value is None or (value == "" and own[name] is None)]
+    if missing:
+        wanted = " ".join(f"--cluster.{name}=..." for name in missing)
+        raise UserError(
+            f"{_shown(path)} leaves {', '.join(missing)} open: add {wanted}, or copy the file and fill it in"
+        )
+    return cluster
+
+
+def _loaded(path: Path, settings: Sequence[str]) -> config_dict.ConfigDict:
     values = flags.FlagValues()
     words = ["cluster", *(f"--cluster.{setting}" for setting in settings)]
     try:
@@ -38,12 +49,6 @@ def read_cluster(file: str, settings: Sequence[str], *, default: str) -> config_
         raise UserError(f"{_shown(path)}: {_one_line(error)}") from None
     except (OSError, ImportError, SyntaxError) as error:
         raise UserError(f"{_shown(path)} cannot be read: {_one_line(error)}") from None
-    missing = [name for name, value in cluster.items() if value is None]
-    if missing:
-        wanted = " ".join(f"--cluster.{name}=..." for name in missing)
-        raise UserError(
-            f"{_shown(path)} leaves {', '.join(missing)} open: add {wanted}, or copy the file and fill it in"
-        )
     return cluster
 
 
@@ -75,4 +80,5 @@ def _shown(path: Path) -> str:
 
 def _one_line(error: BaseException) -> str:
     """ml_collections writes over several lines, and quotes what it quotes."""
-    return re.sub(r"\s+", " ", str(error).replace("\\n", " ")).strip().strip("\"'")
+    text = re.sub(r"\s+", " ", str(error).replace("\\n", " ").replace("\\'", "'")).strip()
+    return text[1:-1] if text[0] == text[-1] and text[0] in "\"'" else text

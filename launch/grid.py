@@ -15,6 +15,8 @@ from framework.errors import UserError
 from framework.runs.storage import disk_errors, strict_json, write_atomically
 from launch.processes import ProcessId
 
+_OPTION = "--dir"
+
 
 @dataclasses.dataclass(frozen=True)
 class GridUnit:
@@ -88,9 +90,10 @@ class GridFolder:
         return self._sweep()["name"]
 
     def write(self, *, name: str, text: str, scale: str, on: str, units: Sequence[GridUnit]) -> None:
-        """Notes what is launched; the caller has claimed the folder and asked `refuse_other_sweep`."""
+        """Notes what is launched, if `refuse_other_sweep` lets it; the caller has claimed the folder."""
+        self.refuse_other_sweep(name, units)
         sweep = {"name": name, "scale": scale, "on": on, "text": text, "units": [dataclasses.asdict(u) for u in units]}
-        with disk_errors(f"write to {self.path}"):
+        with disk_errors(f"write to {self.path}", _OPTION):
             for folder in ("logs", "jobs"):
                 (self.path / folder).mkdir(exist_ok=True)
             write_atomically(self.path / "sweep.json", strict_json(sweep, indent=2).encode())
@@ -123,19 +126,30 @@ class GridFolder:
         return tuple(Launch(**_read_json(file)) for file in files)
 
     def record_launch(self, launch: Launch) -> None:
-        (self.path / "launches").mkdir(exist_ok=True)
         path = self.path / "launches" / f"{launch.experiment_id}.json"
-        write_atomically(path, strict_json(dataclasses.asdict(launch), indent=2).encode())
+        with disk_errors(f"note in {path} what was handed over", _OPTION):
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, strict_json(dataclasses.asdict(launch), indent=2).encode())
 
     def process_of(self, unit: str) -> dict[str, Any] | None:
         """The record of a unit's latest start on this machine; ``None`` before the first."""
         path = self.job_record(unit)
         return _read_json(path) if path.is_file() else None
 
+    def running_job(self, unit: str) -> ProcessId | None:
+        """The process on this machine that sees to a unit, if there is one; see `launch.job`."""
+        process = self._process_of_job(unit)
+        return process if process is not None and process.alive() else None
+
+    def host_of_job(self, unit: str) -> str | None:
+        """The other machine on which a unit was started, and has not ended as far as is known; ``None`` without one."""
+        process = self._process_of_job(unit)
+        return None if process is None or process.is_here else process.host
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keeps every other launcher away; the kernel holds the claim, so that it ends with the process."""
-        with disk_errors(f"use {self.path} as the folder of a sweep"):
+        with disk_errors(f"use {self.path} as the folder of a sweep", _OPTION):
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".launcher", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -150,7 +164,10 @@ class GridFolder:
                 ) from None
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, strict_json(ProcessId.of(os.getpid()).as_json()).encode(), 0)
-            yield
+            try:
+                yield
+            finally:
+                os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
 
@@ -158,6 +175,10 @@ class GridFolder:
         """The process that is launching, if there is one."""
         noted = self._noted_launcher()
         return noted if noted is not None and noted.alive() else None
+
+    def _process_of_job(self, unit: str) -> ProcessId | None:
+        record = self.process_of(unit)
+        return None if record is None or record["ended"] is not None else ProcessId(**record["process"])
 
     def _noted_launcher(self) -> ProcessId | None:
         try:
@@ -179,7 +200,7 @@ class GridFolder:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        with disk_errors(f"read {path}"):
+        with disk_errors(f"read {path}", _OPTION):
             return json.loads(path.read_bytes())
     except ValueError:
         raise UserError(f"{path} is not JSON: it was damaged; put back a sound copy") from None

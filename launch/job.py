@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from framework.runs.storage import strict_json, write_atomically
+from framework.errors import UserError
+from framework.runs.storage import disk_errors, strict_json, write_atomically
 from launch.processes import ProcessId, dies_with_parent, own_environment
 
 GRACE_SECONDS = 120.0  # To finish a step and save the state.
@@ -42,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda received, frame: asked.append(received))
     record = {"process": ProcessId.of(os.getpid()).as_json(), "started": _now(), "ended": None, "exit_status": None}
     _write(options.record, record)
-    with options.log.open("ab") as log:
+    with disk_errors(f"write to {options.log}", "--dir"), options.log.open("ab") as log:
         log.write(f"--- {_now()}: {shlex.join(command)}\n".encode())
         log.flush()
         child = subprocess.Popen(
@@ -72,7 +73,8 @@ def _wait(child: subprocess.Popen[bytes], stopping: Callable[[], bool]) -> int:
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
-    write_atomically(path, strict_json(record, indent=2).encode())
+    with disk_errors(f"note in {path} how the unit goes", "--dir"):
+        write_atomically(path, strict_json(record, indent=2).encode())
 
 
 def _now() -> str:
@@ -80,4 +82,7 @@ def _now() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:  # Said to the launcher's terminal, as there is no record that could hold it.
+        sys.exit(str(error))

@@ -10,7 +10,7 @@ from xmanager import xm, xm_local
 from xmanager.xm_local import executables, handles, registry
 from xmanager.xm_local.storage import database
 
-from launch.jobsets import GROUP, PLURAL, VERSION, api
+from launch.jobsets import GROUP, PLURAL, VERSION, api, in_words
 
 
 @attr.s(auto_attribs=True)
@@ -39,7 +39,9 @@ class JobSetExecutor(xm.Executor):
         for job in jobs:
             manifest = job.executor.manifest
             namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
-            api(job.executor.context).create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, dict(manifest))
+            with in_words(f"{name} cannot be created"):
+                objects = api(job.executor.context)
+                objects.create_namespaced_custom_object(GROUP, VERSION, namespace, PLURAL, dict(manifest))
             database.database().insert_kubernetes_job(
                 local_experiment_unit.experiment_id, local_experiment_unit.work_unit_id, namespace, name
             )

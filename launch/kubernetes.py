@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from framework.errors import UserError
 from launch.bucket import Bucket
 from launch.cluster import read_cluster, settings_of
-from launch.credentials import unusable_image_name
 from launch.grid import GridFolder, GridUnit, Launch
-from launch.jobsets import GROUP, PLURAL, VERSION, api
+from launch.jobsets import GROUP, PLURAL, VERSION, api, in_words
 from launch.places import Request
-from launch.remote import job_name, refuse_missing, submit
+from launch.remote import bucket_folder, job_name, refuse_missing, refuse_missing_credentials, refuse_unusable, submit
 from launch.states import State
 from launch.tpu import Slice
 
@@ -22,7 +23,7 @@ _SETTINGS = (
     "project", "context", "namespace", "service_account", "bucket", "prefix", "image", "tpu", "topology",
     "chips_per_host", "spot", "max_restarts", "grace_seconds",
 )  # fmt: skip
-_CONTAINER, _HOST = "rulespace", "host"
+_APP, _CONTAINER, _HOST = "rulespace", "rulespace", "host"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,7 @@ class Gke:
 
     def __post_init__(self) -> None:
         _ = self.slice
-        if (sentence := unusable_image_name(self.settings["image"])) is not None:
-            raise UserError(sentence)
+        refuse_unusable(self.settings)
 
     @property
     def slice(self) -> Slice:
@@ -59,7 +59,7 @@ class Gke:
         return f"GKE, a slice {self.slice.generation} {self.slice.topology} ({self.chips} chips, {hosts}) each"
 
     def folder_of(self, grid: GridFolder, name: str) -> str:
-        return f"gs://{self.bucket.name}/{self._folder(grid)}/{name}"
+        return f"gs://{self.bucket.name}/{bucket_folder(self.settings, grid)}/{name}"
 
     def manifests(self, grid: GridFolder, units: Sequence[GridUnit]) -> Mapping[str, str]:
         return {f"{unit.name}.json": json.dumps(self.jobset(grid, unit), indent=2) + "\n" for unit in units}
@@ -67,7 +67,7 @@ class Gke:
     def jobset(self, grid: GridFolder, unit: GridUnit) -> dict[str, Any]:
         """The JobSet of a unit: a job whose pods are the hosts of one slice."""
         hosts, chips = self.slice.hosts, {"google.com/tpu": str(self.slice.chips_per_host)}
-        labels = {"app": "rulespace", "rulespace/unit": unit.name}
+        labels = {"app": _APP, "rulespace/unit": unit.name}
         pod: dict[str, Any] = {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": self.settings["grace_seconds"],
@@ -97,7 +97,7 @@ class Gke:
             "apiVersion": f"{GROUP}/{VERSION}",
             "kind": "JobSet",
             "metadata": {
-                "name": job_name(grid, unit.name, self._folder(grid)),
+                "name": job_name(self.settings, grid, unit.name),
                 "namespace": self.settings["namespace"],
                 "labels": labels,
                 # A slice is a node pool: no two jobs share one, and none is spread over two.
@@ -130,32 +130,35 @@ class Gke:
     def run(self, grid: GridFolder, units: Sequence[GridUnit], title: str) -> bool:
         from launch.jobset_executor import jobset_job
 
-        submit(
-            grid,
-            units,
-            title=title,
-            on="gke",
-            cluster=self.settings,
-            job_of=lambda unit: jobset_job(self.jobset(grid, unit), self.settings["context"]),
-            name_of=lambda unit, _: job_name(grid, unit.name, self._folder(grid)),
+        asyncio.run(
+            submit(
+                grid,
+                units,
+                title=title,
+                on="gke",
+                cluster=self.settings,
+                job_of=lambda unit: jobset_job(self.jobset(grid, unit), self.settings["context"]),
+                name_of=lambda unit, _: job_name(self.settings, grid, unit.name),
+            )
         )
         return True
 
     def states(self, launch: Launch) -> Mapping[str, State]:
-        return {unit: self._state(name) for unit, name in launch.jobs.items()}
+        refuse_missing_credentials()
+        with in_words("GKE does not say how the units stand"):
+            answer = api(self.settings["context"]).list_namespaced_custom_object(
+                GROUP, VERSION, self.settings["namespace"], PLURAL, label_selector=f"app={_APP}"
+            )
+        found = {jobset["metadata"]["name"]: jobset for jobset in answer["items"]}
+        return {unit: _state(found.get(name)) for unit, name in launch.jobs.items()}
 
     def stop(self, launch: Launch, units: Sequence[str]) -> None:
         """Deletes the JobSets; their pods are told to save their state, and have the grace period to do so."""
-        from kubernetes.client import ApiException
-
         for unit in units:
-            try:
+            with in_words(f"{launch.jobs[unit]} cannot be deleted"), _may_be_gone():
                 api(self.settings["context"]).delete_namespaced_custom_object(
                     GROUP, VERSION, self.settings["namespace"], PLURAL, launch.jobs[unit]
                 )
-            except ApiException as error:
-                if error.status != 404:
-                    raise UserError(f"{launch.jobs[unit]} cannot be deleted: {error.reason}") from None
 
     def log(self, launch: Launch, unit: str) -> str:
         """What the first host has said."""
@@ -176,52 +179,50 @@ class Gke:
         together = ["--coordinator=auto"] if self.slice.hosts > 1 else []
         return ["run", *unit.arguments, *together]
 
-    def _folder(self, grid: GridFolder) -> str:
-        return "/".join(filter(None, (self.settings["prefix"].strip("/"), grid.path.name)))
-
-    def _state(self, name: str) -> State:
-        from kubernetes.client import ApiException
-
-        try:
-            found = api(self.settings["context"]).get_namespaced_custom_object(
-                GROUP, VERSION, self.settings["namespace"], PLURAL, name
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return State.INTERRUPTED  # Deleted.
-            raise UserError(f"GKE does not say how {name} stands: {error.reason}") from None
-        status = found.get("status", {})
-        conditions = {item["type"] for item in status.get("conditions", ()) if item["status"] == "True"}
-        if "Failed" in conditions:
-            return State.FAILED
-        if "Completed" in conditions:
-            return State.WAITING
-        jobs = status.get("replicatedJobsStatus", ())
-        return State.RUNNING if any(job.get("ready", 0) or job.get("active", 0) for job in jobs) else State.WAITING
-
     def _unusable_cluster(self) -> str | None:
         """A sentence on why the cluster cannot take JobSets; ``None`` if it can."""
         from kubernetes import client
-        from kubernetes.config import ConfigException
 
+        selector = (
+            f"cloud.google.com/gke-tpu-accelerator={self.slice.accelerator},"
+            f"cloud.google.com/gke-tpu-topology={self.slice.topology}"
+        )
         try:
-            objects = api(self.settings["context"])
-            objects.list_namespaced_custom_object(GROUP, VERSION, self.settings["namespace"], PLURAL, limit=1)
-            selector = (
-                f"cloud.google.com/gke-tpu-accelerator={self.slice.accelerator},"
-                f"cloud.google.com/gke-tpu-topology={self.slice.topology}"
-            )
-            nodes = client.CoreV1Api(objects.api_client).list_node(label_selector=selector, limit=1).items
-        except ConfigException:
-            return "there is no kubeconfig for the cluster: gcloud container clusters get-credentials CLUSTER"
-        except client.ApiException as error:
-            if error.status == 404:
-                return "the cluster has no JobSet controller: install it from https://jobset.sigs.k8s.io"
-            return f"the cluster does not answer ({error.reason}): gcloud container clusters get-credentials CLUSTER"
+            with in_words("the cluster does not answer"):
+                objects = api(self.settings["context"])
+                objects.list_namespaced_custom_object(GROUP, VERSION, self.settings["namespace"], PLURAL, limit=1)
+                nodes = client.CoreV1Api(objects.api_client).list_node(label_selector=selector, limit=1).items
+        except UserError as error:
+            return str(error)
         if not nodes:  # A pool that scales from zero looks the same.
             wanted = f"{self.slice.generation} {self.slice.topology}"
             print(f"note: no node has a slice {wanted} yet; the units will wait for one")
         return None
+
+
+def _state(jobset: Mapping[str, Any] | None) -> State:
+    """How a JobSet stands; one that was deleted is not there."""
+    if jobset is None:
+        return State.INTERRUPTED
+    status = jobset.get("status", {})
+    conditions = {item["type"] for item in status.get("conditions", ()) if item["status"] == "True"}
+    if "Failed" in conditions:
+        return State.FAILED
+    if "Completed" in conditions:
+        return State.WAITING  # For its result, which is fetched.
+    jobs = status.get("replicatedJobsStatus", ())
+    return State.RUNNING if any(job.get("ready", 0) or job.get("active", 0) for job in jobs) else State.WAITING
+
+
+@contextlib.contextmanager
+def _may_be_gone() -> Iterator[None]:
+    from kubernetes.client import ApiException
+
+    try:
+        yield
+    except ApiException as error:
+        if error.status != 404:
+            raise
 
 
 def of_launch(launch: Launch) -> Gke:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -13,6 +14,7 @@ from framework.errors import UserError
 from framework.gin_files.mistakes import ConfigError
 from launch import places, planning
 from launch.consoles import wide_console
+from launch.fetching import fetched
 from launch.grid import GridFolder, GridUnit
 from launch.states import State, UnitStatus, counted, status_of
 from launch.sweep import SweepError
@@ -22,20 +24,14 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 _SHOWN_UNITS = 24
 
 
-class _OptionalFolder(flags.Flag):
-    """A flag that may stand alone, or name a folder."""
-
-    boolean = True  # How absl knows flags that may stand alone: their value is then 'true'.
-
-
 def define_flags(options: flags.FlagValues) -> None:
     flags.DEFINE_enum("on", "local", places.NAMES, "Where the units run.", flag_values=options)
     flags.DEFINE_string("dir", None, "Folder of the grid; runs/<sweep> if not given.", flag_values=options)
     flags.DEFINE_enum("scale", None, [SMALL], "Run the sweep's version for one machine.", flag_values=options)
     flags.DEFINE_flag(
-        _OptionalFolder(
+        flags.Flag(  # One that may stand alone; its value is then 'true'.
             flags.ArgumentParser(), flags.ArgumentSerializer(), "dry_run", None,
-            "Start nothing; write the exact manifests, to runs/<sweep>-manifests or =FOLDER.",
+            "Start nothing; write the exact manifests, to runs/<sweep>-manifests or =FOLDER.", boolean=True,
         ),
         flag_values=options,
     )  # fmt: skip
@@ -62,24 +58,54 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     )
     planned = planning.checked(units, lambda unit: place.folder_of(grid, unit.name))
     grid.refuse_other_sweep(file.sweep.name, planned)
-    standing = [status_of(grid, unit) for unit in planned]
+    # A dry run asks nobody anything.
+    handed_over = fetched(grid) if grid.exists() and options.dry_run is None else {}
+    standing = [status_of(grid, unit, handed_over.get(unit.name)) for unit in planned]
     estimate = planning.estimate(standing, options.steps_per_second)
     _show(standing, grid, place, estimate.text(side_by_side=place.max_parallel or len(units), chips=place.chips))
+    if options.on != "local":
+        _note_own_files(planned)
     if options.dry_run is not None:
         folder = Path(f"runs/{_default_name(file)}-manifests" if options.dry_run == "true" else options.dry_run)
         manifests = place.manifests(grid, planned)
         places.write_manifests(folder, manifests)
-        print(f"nothing was started; {len(manifests)} manifests in {folder}")
+        print(f"nothing was started; manifests of {_units(len(manifests))} in {folder}")
         return OK
-    left = [status.unit for status in standing if status.state is not State.FINISHED]
+    return start(file, grid, standing, place, options.on, handed_over)
+
+
+def start(
+    file: SweepFile,
+    grid: GridFolder,
+    standing: Sequence[UnitStatus],
+    place: places.Place,
+    on: str,
+    handed_over: Mapping[str, State],
+) -> int:
+    """Runs what is not finished of a grid, or hands it over; exit status as of `main`.
+
+    Args:
+      file: the sweep.
+      grid: its folder, which holds nothing else.
+      standing: all its units, as they stand.
+      place: where they run.
+      on: its name.
+      handed_over: how units stand that were handed to other machines before; what these still have is left to them.
+
+    Raises:
+      UserError: another launcher has the grid, the place lacks something, or units failed; with their names.
+    """
+    units = [status.unit for status in standing]
+    theirs = {unit for unit, state in handed_over.items() if state in (State.RUNNING, State.WAITING)}
+    left = [s.unit for s in standing if s.state is not State.FINISHED and s.unit.name not in theirs]
     if not left:
-        print(f"all units are finished: rulespace status {grid.path}")
+        print(f"nothing is left to launch, {counted(standing)}: rulespace status {grid.path}")
         return OK
     place.preflight()
     with grid.claimed():
-        grid.write(name=file.sweep.name, text=file.text, scale=file.scale, on=options.on, units=planned)
+        grid.write(name=file.sweep.name, text=file.text, scale=file.scale, on=on, units=units)
         completed = place.run(grid, left, f"{file.sweep.name} in {grid.path}")
-    return _ending(grid, planned, completed) if options.on == "local" else _handed_over(grid, left)
+    return _ending(grid, units, completed) if on == "local" else _handed_over(grid, left)
 
 
 def _read(name: str, options: flags.FlagValues) -> SweepFile:
@@ -105,16 +131,23 @@ def _show(standing: Sequence[UnitStatus], grid: GridFolder, place: places.Place,
     if len(standing) > _SHOWN_UNITS:
         print(f"... and {len(standing) - _SHOWN_UNITS} more")
     first = standing[0].unit
-    print(f"{len(standing)} units on {place.description}: {counted(standing)}")
-    print(f"left to do: {estimate}")
+    print(f"{_units(len(standing))} on {place.description}: {counted(standing)}")
+    if any(status.state is not State.FINISHED for status in standing):
+        print(f"left to do: {estimate}")
     print(f"folder {grid.path}; a unit alone: {shlex.join(['rulespace', 'run', *first.arguments])}")
+
+
+def _note_own_files(units: Sequence[GridUnit]) -> None:
+    words = {word.removeprefix("--gin_file=") for unit in units for word in unit.arguments}
+    if own := sorted(word for word in words if os.path.isfile(word)):
+        print(f"note: {', '.join(own)} must be in the image, below the working folder that launch/Dockerfile sets")
 
 
 def _ending(grid: GridFolder, units: Sequence[GridUnit], completed: bool) -> int:
     standing = [status_of(grid, unit) for unit in units]
     print(f"{counted(standing)}; rulespace status {grid.path} tells more")
     if not completed:
-        print("stopped with the states saved; the same command continues")
+        print("stopped; the same command continues, each unit from its latest saved state")
         return INTERRUPTED
     ended = [status for status in standing if status.state is not State.FINISHED]
     if ended:
@@ -127,7 +160,11 @@ def _ending(grid: GridFolder, units: Sequence[GridUnit], completed: bool) -> int
 
 def _handed_over(grid: GridFolder, units: Sequence[GridUnit]) -> int:
     print(
-        f"handed over {len(units)} units; watch and fetch them with rulespace status {grid.path}, "
+        f"handed over {_units(len(units))}; watch and fetch them with rulespace status {grid.path}, "
         f"end them with rulespace stop {grid.path}"
     )
     return OK
+
+
+def _units(number: int) -> str:
+    return "1 unit" if number == 1 else f"{number:,} units"

@@ -8,7 +8,7 @@ import dataclasses
 import importlib.util
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -19,77 +19,31 @@ from framework.runs.storage import strict_json
 from launch.grid import GridFolder, GridUnit
 from launch.places import Request, told
 from launch.processes import ProcessId, own_command
-from launch.states import State, UnitStatus, status_of
+from launch.states import State, UnitStatus, runs_here, status_of
 
 _ASK_AGAIN_SECONDS = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class LocalJob:
-    """What XManager is asked to run for a unit: a program of this machine, with its exact arguments."""
-
-    name: str
-    executable: str
-    arguments: tuple[str, ...]
-
+_LOOK_SECONDS = 0.1
+_KILLED_WITHIN_SECONDS = 10.0  # A large process takes some time to go.
 
 RUN = tuple(own_command("experiments.cli", "run"))
 """``rulespace run``, without a shell and whatever the search path finds under that name."""
 
 
-def local_job(grid: GridFolder, unit: GridUnit, program: Sequence[str] = RUN) -> LocalJob:
-    """The job of a unit, as a child of this process; ``program`` is what its arguments are given to."""
-    supervised = own_command(
-        "launch.job",
-        f"--launcher={strict_json(ProcessId.of(os.getpid()).as_json())}",
-        f"--record={grid.job_record(unit.name)}",
-        f"--log={grid.log(unit.name)}",
-        "--",
-        *program,
-        *unit.arguments,
-    )
-    return LocalJob(unit.name, supervised[0], tuple(supervised[1:]))
-
-
-def run_here(
-    grid: GridFolder,
-    units: Sequence[GridUnit],
-    *,
-    title: str,
-    max_parallel: int,
-    tell: Callable[[UnitStatus], None],
-    program: Sequence[str] = RUN,
-) -> bool:
-    """Runs units to their ends, or until SIGINT, SIGTERM or SIGHUP; then those that run save their state and stop.
-
-    Args:
-      grid: their grid, claimed by the caller.
-      units: that are to run.
-      title: of the experiment in XManager's database.
-      max_parallel: units that run at once.
-      tell: hears of every start and every end of a unit.
-      program: what the arguments of a unit are given to.
-
-    Returns:
-      Whether it came to the end without being stopped.
-    """
-    return asyncio.run(_Runner(grid, max_parallel, tell, program).run(units, title))
-
-
 class _Runner:
-    def __init__(
-        self, grid: GridFolder, max_parallel: int, tell: Callable[[UnitStatus], None], program: Sequence[str]
-    ) -> None:
-        self._program = program
+    """Runs units, and on SIGINT, SIGTERM or SIGHUP sees to it that they save their state and stop."""
+
+    def __init__(self, grid: GridFolder, max_parallel: int, program: Sequence[str]) -> None:
         self._grid = grid
-        self._tell = tell
+        self._program = program
         self._slots = asyncio.Semaphore(max_parallel)
         self._asked = 0
 
     async def run(self, units: Sequence[GridUnit], title: str) -> bool:
+        """Whether it came to the end without being stopped; ``title`` names it in XManager's database."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._stop)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # By nohup.
+                loop.add_signal_handler(number, self._stop)
         async with _experiment(title) as experiment:
             await asyncio.gather(*(self._run_unit(experiment, unit) for unit in units))
         return not self._asked
@@ -98,20 +52,20 @@ class _Runner:
         from xmanager import xm, xm_local
 
         async with self._slots:
-            if self._asked:
+            if not await self._wants_to_be_run(unit):
                 return
             self._grid.job_record(unit.name).unlink(missing_ok=True)  # Of an earlier start.
-            job = local_job(self._grid, unit, self._program)
-            [executable] = experiment.package([xm.Packageable(xm.Binary(path=job.executable), xm_local.Local.Spec())])
+            path, *arguments = self._job(unit)
+            [executable] = experiment.package([xm.Packageable(xm.Binary(path=path), xm_local.Local.Spec())])
             work_unit = await experiment.add(
                 xm.Job(
                     executable=executable,
                     executor=xm_local.Local(experimental_stream_output=False),
-                    args=list(job.arguments),
-                    name=job.name,
+                    args=arguments,
+                    name=unit.name,
                 )
             )
-            self._tell(UnitStatus(unit, State.RUNNING))
+            _tell(UnitStatus(unit, State.RUNNING))
             ended = asyncio.ensure_future(work_unit.wait_until_complete())
             while not ended.done():
                 await asyncio.wait([ended], timeout=_ASK_AGAIN_SECONDS)
@@ -119,20 +73,53 @@ class _Runner:
                     self._stop_job(unit)
             with contextlib.suppress(xm.ExperimentUnitFailedError):  # Its record says how it ended.
                 ended.result()
-            self._tell(status_of(self._grid, unit))
+            await self._gone(unit)
+            _tell(status_of(self._grid, unit))
+
+    def _job(self, unit: GridUnit) -> list[str]:
+        """The command that runs a unit as a child of this process, and notes how it goes."""
+        return own_command(
+            "launch.job",
+            f"--launcher={strict_json(ProcessId.of(os.getpid()).as_json())}",
+            f"--record={self._grid.job_record(unit.name)}",
+            f"--log={self._grid.log(unit.name)}",
+            "--",
+            *self._program,
+            *unit.arguments,
+        )
+
+    async def _wants_to_be_run(self, unit: GridUnit) -> bool:
+        """Waits while others run a unit: the job of a launcher that was killed needs a while to save its state."""
+        if runs_here(self._grid, unit):
+            print(f"waiting for {unit.name}, which another process runs", flush=True)
+        while not self._asked and runs_here(self._grid, unit):
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        standing = status_of(self._grid, unit)
+        if standing.state is State.FINISHED:  # By another since we began.
+            _tell(standing)
+        return not self._asked and standing.state is not State.FINISHED
+
+    async def _gone(self, unit: GridUnit) -> None:
+        """Waits for the processes of a unit whose job has ended: it may have been killed before its run."""
+        patience = _KILLED_WITHIN_SECONDS
+        while patience > 0 and runs_here(self._grid, unit):
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._asked > 1:
+                patience -= _LOOK_SECONDS
 
     def _stop(self) -> None:
         self._asked += 1
+        if self._asked == 1:
+            print("stopping: the units that run save their states; once more ends them at once", flush=True)
 
     def _stop_job(self, unit: GridUnit) -> None:
         """Asks a job to save its state and stop; when it was asked twice, ends all of it at once."""
-        record = self._grid.process_of(unit.name)
-        if record is None:  # It has only just begun, and looks for its launcher as soon as it runs.
+        process = self._grid.running_job(unit.name)
+        if process is None:  # It has only just begun, and looks for its launcher as soon as it runs.
             return
-        process = ProcessId(**record["process"])
         if self._asked == 1:
             process.send(signal.SIGTERM)
-        elif process.alive():
+        else:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(os.getpgid(process.pid), signal.SIGKILL)
 
@@ -164,9 +151,11 @@ class ThisMachine:
 
     Attributes:
       max_parallel: so many at once.
+      program: what the arguments of a unit are given to.
     """
 
     max_parallel: int
+    program: Sequence[str] = RUN
     chips: int = 0
 
     @property
@@ -195,13 +184,11 @@ class ThisMachine:
         refuse_missing_xmanager()
 
     def run(self, grid: GridFolder, units: Sequence[GridUnit], title: str) -> bool:
-        return run_here(
-            grid,
-            units,
-            title=title,
-            max_parallel=self.max_parallel,
-            tell=lambda status: print(told(status), flush=True),
-        )
+        return asyncio.run(_Runner(grid, self.max_parallel, self.program).run(units, title))
+
+
+def _tell(status: UnitStatus) -> None:
+    print(told(status), flush=True)
 
 
 def refuse_missing_xmanager() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from framework.errors import UserError
+from framework.runs.storage import disk_errors
 from launch.bucket import Bucket
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.states import State, UnitStatus
@@ -94,10 +96,17 @@ def place_of(launch: Launch) -> RemotePlace:
 
 
 def write_manifests(folder: Path, manifests: Mapping[str, str]) -> None:
-    """Writes manifests into a folder of their own; those of an earlier time are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in manifests.items():
-        (folder / name).write_text(text)
+    """Writes manifests into a folder of their own; those of an earlier time are replaced.
+
+    Raises:
+      UserError: the folder holds something else, or cannot be written to.
+    """
+    with disk_errors(f"write manifests to {folder}", "--dry_run"):
+        folder.mkdir(parents=True, exist_ok=True)
+        if others := sorted({path.name for path in folder.iterdir()} - manifests.keys()):
+            raise UserError(f"{folder} holds other files ({others[0]}, ...): remove them or choose another --dry_run")
+        for name, text in manifests.items():
+            (folder / name).write_text(text)
 
 
 def told(status: UnitStatus) -> str:

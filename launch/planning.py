@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import datetime
 import json
+import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from framework.errors import UserError
-from framework.gin_files.mistakes import ConfigError, Mistake
+from framework.gin_files.mistakes import COMMAND_LINE, ConfigError, Mistake
 from launch.grid import GridUnit
 from launch.processes import own_command, own_environment
 from launch.states import State, UnitStatus
 from launch.sweep import SEED, Unit
 
 _SEED_FLAG = f"--gin.{SEED}="
+_SEEDS = 2**32
+_VALUE = re.compile(r"(--gin\.[^=]+)=.*?: ", re.DOTALL)
 
 
 def checked(units: Sequence[Unit], folder_of: Callable[[Unit], str]) -> tuple[GridUnit, ...]:
@@ -113,40 +121,65 @@ def estimate(statuses: Sequence[UnitStatus], steps_per_second: float | None) -> 
 
 
 def _without_seed(unit: Unit) -> tuple[str, ...]:
-    return tuple(word for word in unit.arguments if not word.startswith(_SEED_FLAG))
+    """The arguments that tell configs apart; a seed that can be none is checked as all else is."""
+    return tuple(word for word in unit.arguments if not _is_seed(word))
+
+
+def _is_seed(word: str) -> bool:
+    value = word.removeprefix(_SEED_FLAG)
+    return word.startswith(_SEED_FLAG) and value.isdecimal() and int(value) < _SEEDS
 
 
 def _ask(argument_lists: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    command = own_command("experiments.grid_check")
     environment = {**own_environment(), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        command, input=json.dumps(argument_lists), env=environment, capture_output=True, text=True, check=False
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    if done.returncode or len(answers) != len(argument_lists):
-        reason = done.stderr.strip() or f"it ended with status {done.returncode}"
-        raise UserError(f"the configs of the units could not be checked: {reason}")
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            own_command("experiments.grid_check"), env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+        ) as checker,
+    ):  # fmt: skip
+        assert checker.stdin is not None
+        assert checker.stdout is not None
+        with contextlib.suppress(BrokenPipeError), checker.stdin as questions:  # It says why on its standard error.
+            json.dump(argument_lists, questions)
+        lines = _shown_in_terminal(checker.stdout, len(argument_lists))
+        answers = [json.loads(line) for line in lines]
+        if checker.wait() or len(answers) != len(argument_lists):
+            said.seek(0)
+            reason = said.read().strip() or f"it ended with status {checker.returncode}"
+            raise UserError(f"the configs of the units could not be checked: {reason}")
     return answers
 
 
+def _shown_in_terminal(lines: Iterable[str], number: int) -> Iterable[str]:
+    """The lines, with a bar that says how many have come; large experiments take seconds each to check."""
+    console = Console(stderr=True)
+    what = "checking configs"
+    return track(lines, what, number, console=console, transient=True, disable=not console.is_terminal)
+
+
 def _refuse_mistakes(units: Sequence[Unit], answers: Mapping[tuple[str, ...], dict[str, Any]]) -> None:
-    """Each mistake once, with the units that make it."""
+    """Each mistake once, with the units that make it; values of an axis that share one are one."""
     makers: dict[tuple[str, int, str], list[str]] = collections.defaultdict(list)
+    shown: dict[tuple[str, int, str], str] = {}
     for unit in units:
         for file, line, message in answers[_without_seed(unit)]["mistakes"]:
             # An argument's position differs between units, its text is the same.
-            makers[(file, 0 if file == "command line" else line, message)].append(unit.name)
+            mistake = (file, 0 if file == COMMAND_LINE else line, _VALUE.sub(r"\1: ", message, count=1))
+            shown.setdefault(mistake, message)
+            makers[mistake].append(unit.name)
     if makers:
         raise ConfigError(
-            Mistake(file, line, f"{message} ({_some(names, len(units))})")
-            for (file, line, message), names in makers.items()
+            Mistake(file, line, f"{shown[file, line, key]} ({_some(names, len(units))})")
+            for (file, line, key), names in makers.items()
         )
 
 
 def _some(names: Sequence[str], of: int) -> str:
     if len(names) == of:
         return "every unit"
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more units"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _duration(hours: float) -> str:

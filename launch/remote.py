@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,25 +13,56 @@ from absl import flags
 
 from framework.errors import UserError
 from launch.bucket import Bucket
-from launch.credentials import missing_credentials, missing_image
+from launch.credentials import missing_credentials, missing_image, unusable_image_name
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.local import refuse_missing_xmanager
 from launch.sweep import dns_label
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LONGEST_UNIT = 32  # A pod's name holds the job's, an index of the host and a random ending, in 63 characters.
 
 
-def job_name(grid: GridFolder, unit: str, bucket_folder: str) -> str:
+def bucket_folder(settings: Mapping[str, Any], grid: GridFolder) -> str:
+    """The folder in the bucket for the run folders of a grid: of its own name, below the cluster's prefix."""
+    return "/".join(filter(None, (settings["prefix"].strip("/"), grid.path.resolve().name)))
+
+
+def job_name(settings: Mapping[str, Any], grid: GridFolder, unit: str) -> str:
     """A unit's job: one name for each start of it, which a dry run knows too.
 
     Args:
+      settings: of the cluster.
       grid: where earlier starts are on record.
-      unit: its name.
-      bucket_folder: tells grids apart that have units of one name.
+      unit: its name; grids that have units of one name are told apart by their folders in the bucket.
     """
     attempt = 1 + sum(unit in launch.jobs for launch in grid.launches())
-    where = hashlib.sha256(bucket_folder.encode()).hexdigest()[:6]
+    where = hashlib.sha256(bucket_folder(settings, grid).encode()).hexdigest()[:6]
     return f"{dns_label(unit, _LONGEST_UNIT)}-{where}-{attempt}"
+
+
+def refuse_unusable(settings: Mapping[str, Any]) -> None:
+    """Refuses names that no bucket and no image can have.
+
+    Raises:
+      UserError: in words.
+    """
+    if not _BUCKET.fullmatch(settings["bucket"]):
+        raise UserError(
+            f"'{settings['bucket']}' is no name of a bucket: write it without gs://, and folders as --cluster.prefix"
+        )
+    if (sentence := unusable_image_name(settings["image"])) is not None:
+        raise UserError(sentence)
+
+
+def refuse_missing_credentials() -> None:
+    """Asked first, as the services' clients take seconds to load, and fail in words of their own.
+
+    Raises:
+      UserError: the user is nobody to Google Cloud.
+    """
+    refuse_missing_xmanager()
+    if (sentence := missing_credentials()) is not None:
+        raise UserError(sentence)
 
 
 def refuse_missing(bucket: Bucket, image: str, more: Sequence[Callable[[], str | None]] = ()) -> None:
@@ -48,7 +80,7 @@ def refuse_missing(bucket: Bucket, image: str, more: Sequence[Callable[[], str |
         raise UserError("\n".join(["nothing was submitted:", *(f"  {sentence}" for sentence in sentences)]))
 
 
-def submit(
+async def submit(
     grid: GridFolder,
     units: Sequence[GridUnit],
     *,
@@ -72,18 +104,6 @@ def submit(
     Raises:
       UserError: the service refuses; units before that stay handed over.
     """
-    asyncio.run(_submit(grid, units, title, on, cluster, job_of, name_of))
-
-
-async def _submit(
-    grid: GridFolder,
-    units: Sequence[GridUnit],
-    title: str,
-    on: str,
-    cluster: Mapping[str, Any],
-    job_of: Callable[[GridUnit], Any],
-    name_of: Callable[[GridUnit, Any], str],
-) -> None:
     from xmanager import xm_local
 
     if not flags.FLAGS.is_parsed():  # XManager's own settings are absl flags, and have defaults.
@@ -98,8 +118,11 @@ async def _submit(
                 while not experiment._running_tasks.empty():
                     with contextlib.suppress(Exception):
                         await asyncio.wrap_future(experiment._running_tasks.get_nowait())
-                reason = f"{type(error).__name__}: {error}"
-                raise UserError(f"{unit.name} was not accepted, {len(jobs)} units before it were: {reason}") from error
+                reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                raise UserError(
+                    f"{unit.name} was not accepted: {reason}\n"
+                    f"{len(jobs)} units were handed over before it; the same command hands over the rest"
+                ) from error
             jobs[unit.name] = name_of(unit, work_unit)
             grid.record_launch(Launch(on, experiment.experiment_id, dict(cluster), jobs))
             print(f"submitted {unit.name} as {jobs[unit.name]}", flush=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 from framework.runs.metrics import FILE as METRICS_FILE
 from launch.grid import GridFolder, GridUnit
-from launch.processes import ProcessId
 
 _TAIL_BYTES = 1 << 17
 _STOPPED = (130, -signal.SIGTERM, -signal.SIGINT)  # By Ctrl-C or SIGTERM: the state is saved, nothing is wrong.
@@ -95,10 +94,12 @@ def counted(units: Sequence[UnitStatus]) -> str:
 def _state(
     grid: GridFolder, unit: GridUnit, result: dict[str, Any] | None, remote: State | None
 ) -> tuple[State, str | None]:
-    if remote is State.RUNNING or _runs_here(grid, unit):
+    if remote is State.RUNNING or runs_here(grid, unit):
         return State.RUNNING, None
     if result is not None and _is_finished(unit, result):
         return State.FINISHED, None
+    if (host := grid.host_of_job(unit.name)) is not None:
+        return State.RUNNING, f"on {host}, as far as this machine can tell"
     record = grid.process_of(unit.name)
     status = None if record is None else record["exit_status"]
     if result is not None and result["status"] == "failed" and status not in _STOPPED:
@@ -117,12 +118,12 @@ def _is_finished(unit: GridUnit, result: dict[str, Any]) -> bool:
     return same_experiment and result["status"] == "finished" and result["steps"] >= unit.steps
 
 
-def _runs_here(grid: GridFolder, unit: GridUnit) -> bool:
-    """A job that has just begun has claimed no run folder; a run that was started by hand has no job."""
-    record = grid.process_of(unit.name)
-    if record is not None and record["ended"] is None and ProcessId(**record["process"]).alive():
-        return True
-    return _is_locked(grid.run_folder(unit.name) / ".lock")
+def runs_here(grid: GridFolder, unit: GridUnit) -> bool:
+    """Whether a process of this machine runs a unit, be it a job of the grid or not.
+
+    A job that has just begun has claimed no run folder; a run that was started by hand has no job.
+    """
+    return grid.running_job(unit.name) is not None or _is_locked(grid.run_folder(unit.name) / ".lock")
 
 
 def _is_locked(path: Path) -> bool:

@@ -13,10 +13,10 @@ from framework.errors import UserError
 from launch.grid import GridFolder
 from launch.job import GRACE_SECONDS
 from launch.places import place_of
-from launch.processes import ProcessId
-from launch.states import State
+from launch.states import State, counted, statuses
 
 OK = 0
+_PATIENCE_SECONDS = GRACE_SECONDS + 10  # What does not stop by then has been killed.
 
 
 def define_flags(options: flags.FlagValues) -> None:
@@ -34,20 +34,27 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     units = [unit.name for unit in grid.units()]
     ended = _stop_remote(grid)
     launcher = grid.launcher()
-    running = {name: process for name in units if (process := _running(grid, name)) is not None}
+    running = {name: process for name in units if (process := grid.running_job(name)) is not None}
     if launcher is None and not running:
+        _refuse_other_machine(grid, units)
         print(f"ended {ended} jobs of other machines" if ended else f"nothing of {grid.path} runs")
         return OK
     for process in filter(None, (launcher, *running.values())):
         process.send(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_SECONDS
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while (launcher is not None and launcher.alive()) or any(process.alive() for process in running.values()):
         if time.monotonic() > deadline:
             left = [name for name, process in running.items() if process.alive()] or ["the launcher"]
-            raise UserError(f"{', '.join(left)} did not stop within {GRACE_SECONDS:.0f} seconds")
+            raise UserError(f"{', '.join(left)} did not stop within {_PATIENCE_SECONDS:.0f} seconds")
         time.sleep(0.1)
-    print(f"stopped {len(running)} units, with their states saved; the same launch continues them")
+    print(f"stopped: {counted(statuses(grid))}; the same launch continues")
     return OK
+
+
+def _refuse_other_machine(grid: GridFolder, units: Sequence[str]) -> None:
+    for unit in units:
+        if (host := grid.host_of_job(unit)) is not None:
+            raise UserError(f"{unit} was started on {host}: rulespace stop {grid.path} there")
 
 
 def _stop_remote(grid: GridFolder) -> int:
@@ -59,9 +66,3 @@ def _stop_remote(grid: GridFolder) -> int:
         place.stop(launch, left)
         ended += len(left)
     return ended
-
-
-def _running(grid: GridFolder, unit: str) -> ProcessId | None:
-    record = grid.process_of(unit)
-    process = None if record is None else ProcessId(**record["process"])
-    return process if process is not None and process.alive() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -18,6 +19,7 @@ from framework.gin_files.parsing import Macro, Reference
 EXPERIMENT, GIN_FILE, SEED = "experiment", "gin_file", "SEED"
 _NOT_A_BINDING = (EXPERIMENT, GIN_FILE)
 _LONGEST_NAME = 48
+_GRIDS_OWN = ("jobs", "launches", "logs")  # What a grid's folder holds beside the folders of its units.
 _REFERENCE = re.compile(r"@(?:[A-Za-z_]\w*/)*[A-Za-z_][\w.]*(?:\(\))?|%[A-Za-z_][\w./]*")
 
 
@@ -84,10 +86,8 @@ class Sweep:
             are the same.
         """
         self._refuse_axes_set_twice()
-        settings = list(self._combinations())
-        if not settings:
-            raise SweepError(f"{self.name} has no units: one of its axes has no values")
-        settings = self._filtered(settings)
+        self._refuse_empty_axes()
+        settings = self._filtered(list(self._combinations()))
         if not settings:
             raise SweepError(f"{self.name} has no units: its filters leave all of them out")
         return self._named(settings)
@@ -101,6 +101,16 @@ class Sweep:
                 )
         if wrong := [name for name in self.bindings if name in _NOT_A_BINDING]:
             raise SweepError(f"{self.name} sets {wrong[0]} in bindings: use experiments and gin_files")
+
+    def _refuse_empty_axes(self) -> None:
+        lists = {
+            EXPERIMENT: self.experiments,
+            **self.product,
+            **self.zip,
+            SEED: [0] if self.seeds is None else self.seeds,
+        }
+        if empty := [axis for axis, values in lists.items() if not values]:
+            raise SweepError(f"{self.name} has no units: its axis {empty[0]} has no values")
 
     def _combinations(self) -> Iterator[dict[str, Any]]:
         lengths = {axis: len(values) for axis, values in self.zip.items()}
@@ -130,26 +140,27 @@ class Sweep:
         return [unit for unit in kept if any(_fits(unit, wanted) for wanted in self.only)] if self.only else kept
 
     def _named(self, settings: list[dict[str, Any]]) -> tuple[Unit, ...]:
-        """Names say what differs; where they would be the same, or too long, a hash of the settings ends them."""
-        varying = [axis for axis in settings[0] if len({repr(unit[axis]) for unit in settings}) > 1]
-        labels = [self._label(unit, varying) for unit in settings]
-        units: dict[str, Unit] = {}
-        for unit, label in zip(settings, labels, strict=True):
+        """Names say where on each axis a unit is; where they would be the same, or too long, a hash ends them.
+
+        An axis of one value is named too, so that names stay as they are when it is given more.
+        """
+        names = [dns_label(self._label(unit), _LONGEST_NAME) for unit in settings]
+        often = collections.Counter([*names, *_GRIDS_OWN])
+        units: dict[tuple[str, ...], Unit] = {}
+        for unit, name in zip(settings, names, strict=True):
             arguments = self._arguments(unit)
-            exact = label if labels.count(label) == 1 else f"{label}-{_hash(arguments)}"
-            name = dns_label(exact, _LONGEST_NAME)
-            if name in units:
+            if arguments in units:
                 raise SweepError(f"{self.name} has the same unit twice: {shlex.join(arguments)}")
-            units[name] = Unit(name, unit, arguments)
+            ending = "" if often[name] == 1 else f"-{_hash(arguments, 12)}"
+            exact = f"{name[: _LONGEST_NAME - len(ending)]}{ending}"
+            units[arguments] = Unit(exact, unit, arguments)
         return tuple(units.values())
 
-    def _label(self, unit: Mapping[str, Any], varying: Sequence[str]) -> str:
+    def _label(self, unit: Mapping[str, Any]) -> str:
         words = []
         for axis, value in unit.items():
             if axis == SEED:
                 words.append(f"s{value}")
-                continue
-            if axis != EXPERIMENT and axis not in varying:
                 continue
             word = self.names.get(value) if isinstance(value, str) and value in self.names else _word(value)
             called = self.names.get(axis, "" if axis in _NOT_A_BINDING else axis.rpartition(".")[2])
@@ -191,7 +202,7 @@ def dns_label(text: str, longest: int) -> str:
         label = f"u{label}"
     if len(label) <= longest:
         return label
-    ending = _hash([text])
+    ending = _hash([text], 8)
     return f"{label[: longest - len(ending) - 1].rstrip('-')}-{ending}"
 
 
@@ -229,5 +240,5 @@ def _word(value: Any) -> str:
     return str(value)
 
 
-def _hash(words: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:6]
+def _hash(words: Iterable[str], digits: int) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:digits]

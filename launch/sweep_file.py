@@ -18,6 +18,9 @@ SMALL = "small"
 _FIELDS = tuple(field.name for field in dataclasses.fields(Sweep))
 _SMALL_FIELDS = tuple(f"small_{name}" for name in _FIELDS if name not in ("name", "names"))
 _SWEEP = "Sweep."
+_NO_SWEEP = (
+    "an experiment, and no sweep: rulespace run {0} runs it, Sweep.experiments = ['{0}'] in a file makes a sweep"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +80,17 @@ class _Reader:
         self._name = name
         self._folders = ["", os.path.dirname(name), str(shipped_gin_folder())]
         self._fields: dict[str, tuple[Any, Mistake]] = {}
-        self._macros: dict[str, Any] = {}
+        self._macros: dict[str, tuple[Any, Mistake]] = {}
+        self._used: set[str] = set()
+        self._binds = False
         self._open: list[str] = []
 
     def read_named(self, name: str) -> str:
         shipped = shipped_gin_folder()
         candidates = (name, str(shipped / "sweeps" / f"{name}.gin"), str(shipped / name))
         path = next(filter(os.path.isfile, candidates), None)
+        if path is None and (shipped / "experiments" / f"{name}.gin").is_file():
+            raise ConfigError([Mistake(name, 0, _NO_SWEEP.format(name))])
         if path is None:
             folder = os.path.dirname(name)
             names = {Path(file).stem for file in listed(str(shipped / "sweeps"))}
@@ -92,6 +99,8 @@ class _Reader:
             message = f"there is no such file, and no shipped sweep of that name.{did_you_mean(guess)}{offered}"
             raise ConfigError([Mistake(name, 0, message)])
         self._read_file(path, Mistake(name, 0, ""))
+        if not self._fields and self._binds:
+            raise ConfigError([Mistake(name, 0, _NO_SWEEP.format(name))])
         return path
 
     def read_bindings(self, bindings: Sequence[str]) -> dict[str, Any]:
@@ -123,7 +132,12 @@ class _Reader:
             values[field] = (
                 [value] if field.removeprefix("small_") == "experiments" and isinstance(value, str) else value
             )
-        if "experiments" not in values:
+        for macro in self._macros.keys() - self._used:
+            bindings = f"Sweep.bindings = {{'{macro}': VALUE}}"
+            self._wrong(
+                self._macros[macro][1], f"nothing of the sweep uses {macro}; to set it in every unit: {bindings}"
+            )
+        if "experiments" not in values and not self.mistakes:
             self._wrong(Mistake(self._name, 0, ""), "Sweep.experiments is missing: it lists the configs to run")
         if self.mistakes:
             raise ConfigError(self.mistakes)
@@ -138,16 +152,22 @@ class _Reader:
         self._open.append(os.path.realpath(path))
         statements, mistakes = parse(text, shown(path))
         self.mistakes += mistakes
+        lines: dict[str, int] = {}
         for statement in statements:
             place = Mistake(shown(path), statement.location.line_num, "")
+            if isinstance(statement, BindingStatement):
+                name = f"{statement.selector}.{statement.arg_name}".rstrip(".")
+                if lines.setdefault(name, place.line) != place.line:
+                    self._wrong(place, f"{name} is set in line {lines[name]} already")
             match statement:
                 case IncludeStatement():
                     self._include(statement.filename, place)
                 case BindingStatement() if statement.selector == "Sweep" and statement.arg_name and not statement.scope:
                     self._field(statement.arg_name, statement.value, place)
                 case BindingStatement() if not statement.arg_name and not statement.scope:
-                    self._macros[statement.selector] = statement.value
+                    self._macros[statement.selector] = (statement.value, place)
                 case BindingStatement():
+                    self._binds = True
                     what = f"{statement.selector}.{statement.arg_name}"
                     self._wrong(place, f"a sweep binds nothing itself: write Sweep.bindings = {{'{what}': VALUE}}")
                 case _:
@@ -172,15 +192,19 @@ class _Reader:
             guess = did_you_mean(closest(field, known))
             self._wrong(place, f"a sweep has no '{field}'.{guess} It has {', '.join((*_FIELDS, SMALL))}.")
 
-    def _resolved(self, value: Any) -> Any:
+    def _resolved(self, value: Any, within: tuple[str, ...] = ()) -> Any:
         """A value in which the macros of the sweep are what they stand for; all others are the units' own."""
         match value:
+            case Macro() if value.name in within:
+                self._wrong(self._macros[value.name][1], f"{value.name} stands for itself")
+                return Unreadable()
             case Macro() if value.name in self._macros:
-                return self._resolved(self._macros[value.name])
+                self._used.add(value.name)
+                return self._resolved(self._macros[value.name][0], (*within, value.name))
             case list() | tuple():
-                return type(value)(map(self._resolved, value))
+                return type(value)(self._resolved(item, within) for item in value)
             case dict():
-                return {self._resolved(key): self._resolved(item) for key, item in value.items()}
+                return {self._resolved(key, within): self._resolved(item, within) for key, item in value.items()}
         return value
 
     def _wrong(self, place: Mistake, message: str) -> None:
@@ -219,7 +243,7 @@ def _is_axes(value: Any) -> bool:
 
 def _is_seeds(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(type(seed) is int for seed in value)
+        return all(type(seed) is int and seed >= 0 for seed in value)
     return value is None or (type(value) is int and value > 0)
 
 

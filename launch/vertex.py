@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,10 @@ from typing import Any
 from framework.errors import UserError
 from launch.bucket import Bucket
 from launch.cluster import read_cluster, settings_of
-from launch.credentials import session, unusable_image_name
+from launch.credentials import session
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.places import Request
-from launch.remote import job_name, refuse_missing, submit
+from launch.remote import bucket_folder, job_name, refuse_missing, refuse_missing_credentials, refuse_unusable, submit
 from launch.states import State
 
 _SETTINGS = ("project", "location", "bucket", "prefix", "image", "tpu", "cores")
@@ -42,8 +43,7 @@ class Vertex:
             )
         if cores != _CORES:
             raise UserError(f"a unit on Vertex AI has one host, which has {_CORES} cores of {tpu}, not {cores}")
-        if (sentence := unusable_image_name(self.settings["image"])) is not None:
-            raise UserError(sentence)
+        refuse_unusable(self.settings)
 
     @property
     def bucket(self) -> Bucket:
@@ -58,7 +58,7 @@ class Vertex:
         return f"Vertex AI, a TPU {self.settings['tpu']}-{_CORES} each"
 
     def folder_of(self, grid: GridFolder, name: str) -> str:
-        return f"gs://{self.bucket.name}/{self._folder(grid)}/{name}"
+        return f"gs://{self.bucket.name}/{bucket_folder(self.settings, grid)}/{name}"
 
     def manifests(self, grid: GridFolder, units: Sequence[GridUnit]) -> Mapping[str, str]:
         return {f"{unit.name}.json": json.dumps(self.custom_job(grid, unit), indent=2) + "\n" for unit in units}
@@ -66,7 +66,7 @@ class Vertex:
     def custom_job(self, grid: GridFolder, unit: GridUnit) -> dict[str, Any]:
         """The CustomJob of a unit, as the service's REST interface takes it."""
         return {
-            "displayName": job_name(grid, unit.name, self._folder(grid)),
+            "displayName": job_name(self.settings, grid, unit.name),
             "jobSpec": {
                 "workerPoolSpecs": [
                     {
@@ -91,18 +91,21 @@ class Vertex:
         from launch.vertex_client import resource_name
 
         client = self._client()
-        submit(
-            grid,
-            units,
-            title=title,
-            on="vertex",
-            cluster=self.settings,
-            job_of=lambda unit: client.job(self.custom_job(grid, unit)),
-            name_of=lambda _, work_unit: resource_name(work_unit),
+        asyncio.run(
+            submit(
+                grid,
+                units,
+                title=title,
+                on="vertex",
+                cluster=self.settings,
+                job_of=lambda unit: client.job(self.custom_job(grid, unit)),
+                name_of=lambda _, work_unit: resource_name(work_unit),
+            )
         )
         return True
 
     def states(self, launch: Launch) -> Mapping[str, State]:
+        refuse_missing_credentials()
         from launch.vertex_client import state_of
 
         client = self._client()
@@ -133,9 +136,6 @@ class Vertex:
         from launch.vertex_client import connected
 
         return connected(self.settings["project"], self.settings["location"], self.bucket.name)
-
-    def _folder(self, grid: GridFolder) -> str:
-        return "/".join(filter(None, (self.settings["prefix"].strip("/"), grid.path.name)))
 
 
 def of_launch(launch: Launch) -> Vertex:

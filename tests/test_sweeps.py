@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import awkward
+import gin
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.cli import main
+from experiments.cli import main, rewrite_bindings
 from framework.config import load
 from framework.experiment import Experiment
+from framework.gin_files.mistakes import ConfigError
 from launch.sweep import Sweep, SweepError, dns_label, rendered
 from launch.sweep_file import read_sweep
 
@@ -50,7 +51,8 @@ def test_filters_leave_units_out() -> None:
         (Sweep("s", ["p"], product={"A": [1]}, bindings={"A": 2}), "sets A twice"),
         (Sweep("s", ["p"], product={"STEPS": [1]}, exclude=[{"STEP": 1}]), "no axis 'STEP'. Did you mean 'STEPS'"),
         (Sweep("s", ["p"], product={"A": [1]}, exclude=[{"A": 2}]), "no unit has A = 2"),
-        (Sweep("s", ["p"], product={"A": []}), "has no units"),
+        (Sweep("s", ["p"], product={"A": []}), "has no units: its axis A has no values"),
+        (Sweep("s", ["p"], seeds=[]), "has no units: its axis SEED has no values"),
         (Sweep("s", ["p"], product={"A": [1]}, exclude=[{"A": 1}]), "filters leave all of them out"),
         (Sweep("s", ["p"], seeds=[0, 0]), "has the same unit twice"),
     ],
@@ -61,38 +63,31 @@ def test_mistakes_are_told(sweep: Sweep, message: str) -> None:
     assert message in str(caught.value)
 
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12) | st.sampled_from(
-    ["two words", "'", '"', "$HOME $(HOME) $$", "back\\slash", "line\nline", "@", "%", "a@b()", ""]
-)
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6) | TEXTS,
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12)
+LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(allow_nan=False) | TEXTS,
     lambda parts: st.lists(parts, max_size=3) | st.tuples(parts, parts) | st.dictionaries(TEXTS, parts, max_size=2),
     max_leaves=5,
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(VALUES)
-def test_values_survive_gin_and_a_shell(value: Any) -> None:
-    """From the sweep over sh, as XManager quotes for it, into gin."""
-    import gin
-
-    word = f"--gin.X={rendered(value)}"
-    script = f"{shlex.quote(sys.executable)} -c 'import json,sys; print(json.dumps(sys.argv[1:]))' {shlex.quote(word)}"
-    if "\0" not in word:
-        (received,) = json.loads(
-            subprocess.run(["sh", "-c", script], capture_output=True, check=True, text=True).stdout
-        )
-        assert received == word
+def bound(value: Any) -> Any:
+    """What a run binds for a value of a sweep."""
+    [unit] = Sweep("s", ["p"], bindings={"X": value}).units()
+    [flag] = rewrite_bindings(unit.arguments[1:])
     with gin.unlock_config():
-        gin.parse_config(f"X = {word.removeprefix('--gin.X=')}")
-        found = gin.query_parameter("X/macro.value")
-    assert found == value or _same(found, value)
+        gin.parse_config(flag.removeprefix("--gin_bindings="))
+        return gin.query_parameter("X/macro.value")
 
 
-def _same(found: Any, value: Any) -> bool:
-    """Texts that are references stand for what they name."""
-    return isinstance(value, str) and value[:1] in ("@", "%")
+@given(LITERALS.filter(lambda value: not (isinstance(value, str) and value[:1] in ("@", "%"))))
+def test_values_reach_gin_as_they_are(value: Any) -> None:
+    assert bound(value) == value
+
+
+@pytest.mark.parametrize("value", awkward.VALUES, ids=repr)
+def test_awkward_values_reach_gin_as_they_are(value: Any) -> None:
+    assert bound(value) == value
 
 
 def test_references_are_not_texts() -> None:
@@ -129,6 +124,65 @@ def test_shipped_sweeps_have_units_whose_configs_are_right(name: str) -> None:
     assert seen or name.startswith("table_")
 
 
+def test_small_scale_and_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "s.gin"
+    file.write_text(
+        "Sweep.experiments = 'a'\nSweep.seeds = 5\nSweep.small = ['scale/tiny.gin']\nSweep.small_seeds = 1\n"
+    )
+    [unit] = read_sweep(str(file), scale="small", bindings=["STEPS = 3"]).sweep.units()
+    assert unit.arguments == ("a", "--gin_file=scale/tiny.gin", "--gin.STEPS=3", "--gin.SEED=0")
+    assert len(read_sweep(str(file), bindings=["Sweep.seeds = 2"]).sweep.units()) == 2
+
+
+def test_units_whose_names_would_be_the_same_folder_are_told_apart() -> None:
+    experiments = ["my_x.gin", "my-x.gin", "a/My_X.gin", "../logs.gin", "a" * 60 + "b", "a" * 60 + "c"]
+    names = [unit.name for unit in Sweep("s", experiments, product={"A": [0.12345678, 0.12345679]}).units()]
+    assert len(set(names)) == 12
+    assert all(dns_label(name, 48) == name for name in names)
+    [unit] = Sweep("s", ["logs.gin"]).units()
+    assert unit.name != "logs"  # Where a grid keeps its logs.
+
+
+def test_units_stay_what_they_are_when_a_sweep_grows() -> None:
+    [unit] = Sweep("s", ["p"], product={"A": [1]}, seeds=1).units()
+    assert unit in Sweep("s", ["p", "q"], product={"A": [1, 2]}, seeds=2).units()
+
+
+def test_thousands_of_units_are_named_at_once() -> None:
+    sweep = Sweep("s", ["p"], product={"A": [1 + number * 1e-9 for number in range(100)]}, seeds=100)
+    assert len({unit.name for unit in sweep.units()}) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"include 's.gin'\nSweep.experiments = 'p'", "s.gin:1: 's.gin' includes itself"),
+        (b"Sweep.experiments = '\xff'", "s.gin: 's.gin' is not a text in UTF-8"),
+        (b"A = %A\nSweep.experiments = %A", "s.gin:1: A stands for itself"),
+        (
+            b"Sweep.experiments = 'p'\nSTEPS = 3",
+            "s.gin:2: nothing of the sweep uses STEPS; to set it in every unit: Sw",
+        ),
+        (b"Sweep.experiments = 'p'\nSweep.experiments = 'q'", "s.gin:2: Sweep.experiments is set in line 1 already"),
+        (b"Sweep.experiments = 'p'\nSweep.seeds = [3, -1]", "s.gin:2: Sweep.seeds must be how many seeds, or a list"),
+        (b"include 'experiments/ppo_catch.gin'", "s.gin: an experiment, and no sweep: rulespace run s.gin runs it"),
+        (b"", "s.gin: Sweep.experiments is missing: it lists the configs to run"),
+    ],
+)
+def test_mistakes_of_files_are_told(text: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.gin").write_bytes(text)
+    with pytest.raises(ConfigError) as caught:
+        read_sweep("s.gin")
+    assert str(caught.value).startswith(told)
+    assert len(caught.value.mistakes) == 1
+
+
+def test_an_experiment_is_no_sweep() -> None:
+    with pytest.raises(ConfigError, match="an experiment, and no sweep: rulespace run ppo_catch runs it"):
+        read_sweep("ppo_catch")
+
+
 def test_all_mistakes_of_a_sweep_file_are_told_with_their_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,9 +195,14 @@ def test_all_mistakes_of_a_sweep_file_are_told_with_their_lines(
 
 
 def test_wrong_configs_are_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "s.gin").write_text("Sweep.experiments = ['ppo_catch']\nSweep.product = {'STPES': [1, 2]}\n")
+    """Each mistake once, whatever the values of an axis; a seed that is none is one."""
+    product = {"STPES": [1, 2], "SEED": [0, 1, "x"]}
+    (tmp_path / "s.gin").write_text(f"Sweep.experiments = ['ppo_catch']\nSweep.product = {product}\n")
     assert main(["launch", str(tmp_path / "s.gin"), f"--dir={tmp_path / 'd'}"]) == 1
-    assert "Did you mean 'STEPS'" in capsys.readouterr().err
+    assert sorted(capsys.readouterr().err.splitlines(), reverse=True) == [
+        "command line: --gin.STPES=1: macro 'STPES' is never used. Did you mean 'STEPS'? (every unit)",
+        "command line: --gin.SEED='x': Experiment.seed wants int, got str 'x' (ppo-catch-stpes-1-sx and 1 more)",
+    ]
     assert not (tmp_path / "d").exists()
 
 

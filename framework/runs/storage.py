@@ -19,8 +19,8 @@ class RunFolderError(UserError):
 
 
 _DISK_FULL = "the disk is full; free some space and run the same command again, it continues from the last checkpoint"
-_READ_ONLY = "it cannot be written to; choose a folder that can be with --workdir"
-_NOT_A_FOLDER = "there is a file where a folder should be; move it away or choose another folder with --workdir"
+_READ_ONLY = "it cannot be written to; choose a folder that can be with {option}"
+_NOT_A_FOLDER = "there is a file where a folder should be; move it away or choose another folder with {option}"
 _REASONS = {
     errno.ENOSPC: _DISK_FULL,
     errno.EDQUOT: _DISK_FULL,
@@ -34,12 +34,18 @@ _REASONS = {
 
 
 @contextlib.contextmanager
-def disk_errors(action: str) -> Iterator[None]:
-    """Turns an ``OSError`` into a `RunFolderError`: ``cannot <action>: <why>; <what to do>``."""
+def disk_errors(action: str, option: str = "--workdir") -> Iterator[None]:
+    """Turns an ``OSError`` into a `RunFolderError`: ``cannot <action>: <why>; <what to do>``.
+
+    Args:
+      action: what was tried.
+      option: of the command line, that names the folder.
+    """
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        known = _REASONS.get(error.errno or 0)
+        reason = (error.strerror or str(error)) if known is None else known.format(option=option)
         raise RunFolderError(f"cannot {action}: {reason}") from error
 
 
