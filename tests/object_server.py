@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import datetime
 import http.server
@@ -14,6 +15,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from email.parser import BytesParser
 from email.policy import HTTP
+from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -38,7 +40,7 @@ class StoredObject:
             "size": str(len(self.content)),
             "generation": str(self.generation),
             "metageneration": "1",
-            "updated": self.updated.isoformat(),
+            "updated": self.updated.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "crc32c": self.crc32c,
         }
 
@@ -89,6 +91,13 @@ class ObjectServer:
                 for name, found in self.objects.items()
                 if name.startswith(f"{folder}/")
             }
+
+    def copy_to(self, folder: Path, of: str) -> Path:
+        """Writes the objects below a folder to a folder of this machine."""
+        for name, content in self.below(of).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        return folder
 
     def put(self, name: str, content: bytes, query: dict[str, str]) -> dict[str, Any]:
         with self._lock:
@@ -152,7 +161,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, json.dumps({"kind": "storage#bucket", "name": BUCKET}).encode())
         elif not name:
             with self.told._lock:
-                found = [(n, o) for n, o in self.told.objects.items() if n.startswith(query.get("prefix", ""))]
+                start, end = query.get("prefix", ""), query.get("delimiter")
+                found = [
+                    (name, stored)
+                    for name, stored in self.told.objects.items()
+                    if name.startswith(start) and not (end and end in name.removeprefix(start))
+                ]
             self._send(200, json.dumps({"items": [stored.resource(name) for name, stored in found]}).encode())
         elif query.get("alt") == "media":
             stored = self.told.get(name)
@@ -168,7 +182,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, b"", {"Location": f"{bucket}?uploadType=resumable&upload_id={upload}"})
             return
         kind = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-        about, body = BytesParser(policy=HTTP).parsebytes(kind + content).iter_parts()
+        about, _ = BytesParser(policy=HTTP).parsebytes(kind + content).iter_parts()
         name = json.loads(about.get_payload(decode=True))["name"]
         self.told.before("PUT", name)
         # The parser takes line ends for text's: the body is cut out by its boundary.
@@ -201,10 +215,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def object_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+@contextlib.contextmanager
+def serving() -> Iterator[ObjectServer]:
     """A server that Google's client asks instead of Google's, in this process and in those that it starts."""
     server = ObjectServer()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
-    yield server
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
     server.close()
+
+
+@pytest.fixture
+def object_server() -> Iterator[ObjectServer]:
+    """A server of the test's own."""
+    with serving() as server:
+        yield server

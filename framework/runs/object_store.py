@@ -36,6 +36,18 @@ class Version(NamedTuple):
     generation: int
 
 
+class StoredFile(NamedTuple):
+    """What a listing says of an object.
+
+    Attributes:
+      size: in bytes.
+      updated_ns: when it was written, by the clock of the store, in nanoseconds since 1970, as `os.stat` counts them.
+    """
+
+    size: int
+    updated_ns: int
+
+
 def is_address(text: str) -> bool:
     """Whether a text names a place that is no path of this machine."""
     return "://" in text
@@ -92,6 +104,20 @@ class ObjectFolder:
         start = f"{self.prefix}/"
         with self._in_words("list"):
             return sorted(blob.name.removeprefix(start) for blob in self.bucket.list_blobs(prefix=start))
+
+    def files(self) -> dict[str, StoredFile]:
+        """The objects that are in no folder below."""
+        start = f"{self.prefix}/"
+        with self._in_words("list"):
+            return {
+                blob.name.removeprefix(start): StoredFile(blob.size, int(blob.updated.timestamp() * 1e6) * 1000)
+                for blob in self.bucket.list_blobs(prefix=start, delimiter="/")
+            }
+
+    def refuse_missing_bucket(self) -> None:
+        """Asks whether there is a bucket that may be read; needs no right but that to list objects."""
+        with self._in_words("use"):
+            list(self.bucket.list_blobs(prefix=f"{self.prefix}/", max_results=1))
 
     def read(self, name: str) -> Version | None:
         """An object as it is now; ``None`` if it is not there."""
