@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from framework import hosts
-from framework.checkpoint_files import MANIFEST, CheckpointFiles, OnDisk, file_sha256, files_of
+from framework.checkpoint_files import MANIFEST, CheckpointFiles, file_sha256, files_of
 from framework.runs.object_store import ObjectFolder
 from framework.runs.storage import RunFolderError, disk_errors, write_atomically
 from framework.types import PyTree
@@ -132,7 +132,13 @@ class Checkpoints:
 
 
 def restore_newest(
-    folder: Path, like: PyTree, *, within: str = "", at: int | None = None, warn: Warn = _to_stderr
+    folder: Path,
+    like: PyTree,
+    *,
+    within: str = "",
+    at: int | None = None,
+    warn: Warn = _to_stderr,
+    objects: ObjectFolder | None = None,
 ) -> tuple[int, PyTree] | None:
     """Step and state of the newest sound checkpoint; ``None`` where no checkpoint was ever saved.
 
@@ -143,12 +149,13 @@ def restore_newest(
       within: path of the part of the state that ``like`` describes, such as ``.meta_params``; all of it by default.
       at: the one step that is wanted; the newest that is sound by default.
       warn: is told of every damaged checkpoint that was passed over.
+      objects: the folder of a bucket that the checkpoints are in; ``folder`` is then where they are brought to.
 
     Raises:
       RunFolderError: if all checkpoints are damaged, the one that is wanted is not there, or the state does not fit
         ``like``.
     """
-    step = _newest_sound(OnDisk(folder), warn, at)
+    step = _newest_sound(files_of(folder, objects), warn, at)
     return None if step is None else (step, _read_state(folder, step, like, within))
 
 

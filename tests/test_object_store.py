@@ -5,19 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from flax import struct
 
 pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is missing: pip install 'rulespace[bucket]'")
 
 from object_server import BUCKET, ObjectServer, Refused, object_server
 
+from components import weights
 from framework.checkpoint import Checkpoints
 from framework.runs import lease
 from framework.runs.folder import RunFolder, open_run
 from framework.runs.lease import Lease
-from framework.runs.object_store import ABSENT, Conflict, ObjectFolder, open_folder
+from framework.runs.object_store import ABSENT, Conflict, ObjectFolder, address_of, open_folder
 from framework.runs.storage import RunFolderError
 
 __all__ = ["object_server"]
@@ -40,9 +43,11 @@ def test_what_is_written_is_read(objects: ObjectFolder, object_server: ObjectSer
     second = objects.write("a.txt", b"new", replacing=first)
     assert objects.read("a.txt") == (b"new", second)
     object_server.put("runs/ppo2/other", b"", {})
+    for empty in ("runs/ppo/", "runs/ppo/deep/"):  # As consoles make folders.
+        object_server.put(empty, b"", {})
     objects.below("deep").write("b", b"1")
     assert objects.names() == ["a.txt", "deep/b"]
-    assert [(name, file.size) for name, file in objects.files().items()] == [("a.txt", 3)]
+    assert {name: file.size for name, file in objects.files().items() if name} == {"a.txt": 3}
     objects.remove(["a.txt", "never there"])
     assert objects.names() == ["deep/b"]
 
@@ -143,6 +148,16 @@ def test_there_are_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(RunFolderError, match=r"is no folder of a bucket: write gs://BUCKET/FOLDER"):
         open_folder(address)
+
+
+@pytest.mark.parametrize("text", [ADDRESS, "s3://bucket/a"])
+def test_a_path_that_was_an_address(text: str) -> None:
+    assert address_of(Path(text)) == text
+
+
+@pytest.mark.parametrize("text", ["runs/ppo", "/runs/ppo", "runs/gs:/ppo", "gs", "a:b"])
+def test_a_path_that_was_none(text: str) -> None:
+    assert address_of(Path(text)) is None
 
 
 # Claims
@@ -273,9 +288,24 @@ def test_other_files_are_left_alone(object_server: ObjectServer) -> None:
 # Checkpoints
 
 
+def test_a_rule_is_taken_from_a_run_in_a_bucket(checkpoints: Checkpoints) -> None:
+    like = {"w": np.zeros((3, 4), np.float32)}
+    found = weights.FromRun(Path(ADDRESS))
+    with pytest.raises(weights.WeightsError, match=f"the run in {ADDRESS} has not saved a checkpoint yet"):
+        found(like)
+    checkpoints.save(1, State(meta_params={"w": np.full((3, 4), 7.0, np.float32)}, step=np.int32(1)))
+    np.testing.assert_array_equal(found(like)["w"], np.full((3, 4), 7.0))
+
+
 @pytest.fixture
 def checkpoints(objects: ObjectFolder, tmp_path: Path) -> Checkpoints:
     return Checkpoints(tmp_path / "checkpoints", keep=2, objects=objects.below("checkpoints"))
+
+
+@struct.dataclass
+class State:
+    meta_params: Any
+    step: Any
 
 
 def state(number: float) -> dict[str, np.ndarray]:

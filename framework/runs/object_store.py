@@ -53,6 +53,12 @@ def is_address(text: str) -> bool:
     return "://" in text
 
 
+def address_of(path: Path) -> str | None:
+    """The address that a path was made from, which has one slash where that had two; ``None`` for a path."""
+    scheme, colon, rest = str(path).partition(":/")
+    return f"{scheme}://{rest}" if colon and "/" not in scheme else None
+
+
 def open_folder(address: str, project: str | None = None) -> ObjectFolder:
     """A folder of a bucket; nothing is asked of it yet.
 
@@ -103,7 +109,9 @@ class ObjectFolder:
         """Names of all objects, those in folders below too, sorted."""
         start = f"{self.prefix}/"
         with self._in_words("list"):
-            return sorted(blob.name.removeprefix(start) for blob in self.bucket.list_blobs(prefix=start))
+            found = [blob.name.removeprefix(start) for blob in self.bucket.list_blobs(prefix=start)]
+        # Consoles show folders by empty objects.
+        return sorted(name for name in found if name and not name.endswith("/"))
 
     def files(self) -> dict[str, StoredFile]:
         """The objects that are in no folder below."""
