@@ -354,7 +354,7 @@ def test_flags_that_name_no_others(words: Sequence[str], said: str, capsys: pyte
 
 @pytest.mark.slow
 def test_two_hosts_that_share_a_bucket_alone(folder: Path) -> None:
-    """Each has a working copy of its own; killed in the middle, both go on."""
+    """Each has a working copy of its own; killed in the middle, both go on, and one alone finishes what they began."""
     pytest.importorskip("google.cloud.storage")
     from object_server import BUCKET, serving
 
@@ -377,7 +377,10 @@ def test_two_hosts_that_share_a_bucket_alone(folder: Path) -> None:
             process.kill()
         assert killed.statuses() == [-signal.SIGKILL] * 2
         assert any(name.startswith("checkpoints/6/state/") for name in server.below("runs/ppo"))
-        continued = Processes(folder / "continued", *words, processes=2, devices=1, address=address)
+        continued = Processes(folder / "continued", *words, processes=2, devices=1, address=address, steps=12)
         continued.finished()
         assert f"continuing {address} from step 5" in continued.printed()
+        ended = Processes(folder / "ended", *words, processes=1, devices=2, address=address)
+        ended.finished()
+        assert f"continuing {address} from step 12" in ended.printed()
         assert_same_run(server.copy_to(folder / "fetched", "runs/ppo"), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -100,7 +101,7 @@ def refusing(status: int, message: str) -> object:
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (401, "there are no Google Cloud credentials; gcloud auth application-default login"),
+        (401, "there are no Google Cloud credentials; log in with: gcloud auth application-default login"),
         (403, rf"it is not allowed \(403 no\); ask for roles/storage.objectAdmin on gs://{BUCKET}"),
         (400, "400 no; run the same command again, a run continues from its last checkpoint"),
     ],
@@ -126,7 +127,7 @@ def test_a_lasting_failure_is_a_sentence(
 
 def test_there_is_no_such_bucket(object_server: ObjectServer) -> None:
     nowhere = open_folder("gs://nowhere/runs")
-    missing = r"there is no bucket gs://nowhere; gcloud storage buckets create gs://nowhere$"
+    missing = r"there is no bucket gs://nowhere; make it with: gcloud storage buckets create gs://nowhere$"
     for attempt in (nowhere.refuse_missing_bucket, nowhere.names, lambda: nowhere.write("a", b"")):
         with pytest.raises(RunFolderError, match=missing):
             attempt()
@@ -139,8 +140,14 @@ def test_there_are_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     with pytest.raises(
         RunFolderError,
-        match=rf"^cannot use {ADDRESS}: there are no Google Cloud credentials; gcloud auth application-default login$",
+        match=rf"^cannot use {ADDRESS}: there are no Google Cloud credentials; log in with: gcloud auth application-default login$",
     ):
+        open_folder(ADDRESS)
+
+
+def test_the_client_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    with pytest.raises(RunFolderError, match=r"needs the package google-cloud-storage: pip install 'rulespace\[bucket"):
         open_folder(ADDRESS)
 
 

@@ -100,7 +100,10 @@ def test_a_second_run_is_refused(
 @pytest.mark.parametrize(
     ("folder", "said"),
     [
-        ("gs://nowhere/run", "there is no bucket gs://nowhere; gcloud storage buckets create gs://nowhere"),
+        (
+            "gs://nowhere/run",
+            "there is no bucket gs://nowhere; make it with: gcloud storage buckets create gs://nowhere",
+        ),
         ("s3://bucket/run", "s3://bucket/run is no folder of a bucket: write gs://BUCKET/FOLDER"),
     ],
 )
@@ -185,4 +188,4 @@ def test_a_bucket_is_looked_for_before_anything_is_submitted(object_server: Obje
     assert Bucket(BUCKET, "my-project").refuse_missing() is None
     missing = Bucket("nowhere", "my-project").refuse_missing()
     assert missing is not None
-    assert missing.endswith("there is no bucket gs://nowhere; gcloud storage buckets create gs://nowhere")
+    assert missing.endswith("there is no bucket gs://nowhere; make it with: gcloud storage buckets create gs://nowhere")

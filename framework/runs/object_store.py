@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from framework.runs.storage import RunFolderError
 
 _ADDRESS = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]+[a-z0-9])/(?P<prefix>[^/].*)")
-_LOG_IN = "gcloud auth application-default login"
+_LOG_IN = "log in with: gcloud auth application-default login"
 _AT_ONCE = 16
 """Files on their way at one time: an object takes tens of milliseconds, whatever its size."""
 
@@ -230,7 +230,7 @@ def _in_words(action: str, bucket: str) -> Iterator[None]:
     except exceptions.Forbidden as error:
         reason = f"it is not allowed ({_words(error)}); ask for roles/storage.objectAdmin on gs://{bucket}"
     except exceptions.NotFound:
-        reason = f"there is no bucket gs://{bucket}; gcloud storage buckets create gs://{bucket}"
+        reason = f"there is no bucket gs://{bucket}; make it with: gcloud storage buckets create gs://{bucket}"
     except (exceptions.GoogleAPIError, requests.RequestException, DataCorruption) as error:
         reason = f"{_words(error)}; run the same command again, a run continues from its last checkpoint"
     raise RunFolderError(f"cannot {action}: {reason}")
