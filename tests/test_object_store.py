@@ -140,7 +140,7 @@ def test_there_are_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     with pytest.raises(
         RunFolderError,
-        match=rf"^cannot use {ADDRESS}: there are no Google Cloud credentials; log in with: gcloud auth application-default login$",
+        match=rf"^cannot use {ADDRESS}: there are no Google Cloud credentials; log in with: gcloud auth .* login$",
     ):
         open_folder(ADDRESS)
 
