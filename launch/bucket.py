@@ -27,7 +27,7 @@ class Bucket:
     def refuse_missing(self) -> str | None:
         """A sentence on what is wrong with the bucket; ``None`` if it is there and may be read."""
         try:
-            self._folder("any").refuse_missing_bucket()
+            self._folder("rulespace").refuse_missing_bucket()
         except RunFolderError as error:
             return str(error)
         return None
