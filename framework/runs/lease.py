@@ -74,7 +74,7 @@ class Lease:
         Raises:
           RunFolderError: another process has taken it over.
         """
-        if time.monotonic() - self._renewed > RENEWAL_SECONDS:
+        if self._lost or time.monotonic() - self._renewed > RENEWAL_SECONDS:
             self._renew()
 
     def _renew(self) -> None:
