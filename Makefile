@@ -43,7 +43,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 # One by one: where an extra has no packages for this machine, the others are there all the same.
 $(VENV)/suites-installed: $(VENV)/installed
-	@for extra in crafter minatar nethack procgen launch data; do \
+	@for extra in crafter minatar nethack procgen bucket launch data; do \
 	  $(VENV)/bin/python -m pip install -qq --disable-pip-version-check --editable ".[$$extra]" || \
 	  echo "The extra '$$extra' cannot be installed here: its tests will be skipped." >&2; \
 	done

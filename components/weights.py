@@ -17,6 +17,7 @@ import numpy as np
 from framework.checkpoint import restore_newest
 from framework.errors import UserError
 from framework.registry import component
+from framework.runs.object_store import ObjectFolder, address_of, open_folder
 from framework.types import Params
 
 
@@ -158,16 +159,23 @@ class FromRun:
     """Meta-parameters that an earlier run discovered: those of its newest sound checkpoint.
 
     Attributes:
-      path: the run's folder, or the folder above it where it holds one run alone.
+      path: the run's folder, which may be ``gs://BUCKET/FOLDER``; on a disk also the folder above it where it holds
+        one run alone.
     """
 
     path: Path
 
     def __call__(self, initial: Params) -> Params:
+        if (address := address_of(self.path)) is not None:
+            with tempfile.TemporaryDirectory(prefix="rulespace-") as copy:
+                return self._restored(address, Path(copy), initial, open_folder(address).below("checkpoints"))
         folder = self._run_folder()
-        restored = restore_newest(folder / "checkpoints", initial, within=".meta_params")
+        return self._restored(str(folder), folder / "checkpoints", initial)
+
+    def _restored(self, run: str, checkpoints: Path, initial: Params, objects: ObjectFolder | None = None) -> Params:
+        restored = restore_newest(checkpoints, initial, within=".meta_params", objects=objects)
         if restored is None:
-            raise WeightsError(f"the run in {folder} has not saved a checkpoint yet: wait for its first one")
+            raise WeightsError(f"the run in {run} has not saved a checkpoint yet: wait for its first one")
         return restored[1]
 
     def _run_folder(self) -> Path:

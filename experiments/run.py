@@ -19,7 +19,7 @@ from framework.errors import UserError
 from framework.evaluate import final_return, final_returns
 from framework.experiment import Experiment
 from framework.runs.curves import draw_learning_curve
-from framework.runs.folder import RunFolder
+from framework.runs.folder import RunFolder, open_run
 from framework.runs.held_out import Measurement
 from framework.runs.loop import advance
 from framework.runs.metrics import MetricsWriter, Writer, WrittenElsewhere, read_metrics
@@ -32,7 +32,9 @@ OK, INTERRUPTED = 0, 130
 
 
 def define_flags(options: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run; several hosts share it.", flag_values=options)
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run, or gs://BUCKET/FOLDER; several hosts share it.", flag_values=options
+    )
     meaning = "HOST:PORT of process 0, where several processes do one run; auto on TPU virtual machines and Slurm."
     flags.DEFINE_string("coordinator", None, meaning, flag_values=options)
     flags.DEFINE_integer("processes", None, "How many they are.", lower_bound=1, flag_values=options)
@@ -43,11 +45,6 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     """Runs the experiment of a config; exit status 0 when it finished, 130 when it was stopped and saved."""
     if options.workdir == "":
         raise flags.IllegalFlagValueError("--workdir names no folder: name one, or leave it out")
-    if "://" in (options.workdir or ""):
-        raise flags.IllegalFlagValueError(
-            f"--workdir={options.workdir} is on an object store, which run folders cannot be on yet: mount the bucket, "
-            "and name its path"
-        )
     _join_others(options)
     with hosts.FailureWatch() as watch:
         return _run(arguments, options, watch)
@@ -69,19 +66,29 @@ def _run(arguments: Sequence[str], options: flags.FlagValues, watch: hosts.Failu
     experiment = loaded.experiment
     _refuse_missing_packages(loaded.name, experiment)
     default = Path("runs") / loaded.name / f"{loaded.config_hash}-s{experiment.seed}"
-    folder = RunFolder(Path(options.workdir) if options.workdir else default)
+    with open_run(options.workdir or str(default)) as folder:
+        return _run_in(folder, loaded, command_words(arguments, options), watch)
+
+
+def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: hosts.FailureWatch) -> int:
     with folder.claimed() if hosts.is_writer() else contextlib.nullcontext():
-        if hosts.by_writer(lambda: _is_over(folder, loaded, command_words(arguments, options))):
+        if hosts.by_writer(lambda: _is_over(folder, loaded, words)):
             return OK
-        run = (folder, loaded.name, loaded.config_hash, Trainer(experiment))
+        run = (folder, loaded.name, loaded.config_hash, Trainer(loaded.experiment))
 
         def failed(error: str) -> None:
             if hosts.is_writer():
                 folder.write_result(outcome(*run, status="failed", error=error))
-                if saved := Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps():
-                    print(f"{folder.path} holds the state of step {max(saved):,}; the same command goes on from there")
+                if saved := _checkpoints(folder, loaded.experiment).steps():
+                    print(f"{folder} holds the state of step {max(saved):,}; the same command goes on from there")
 
-        watch.before_leaving = failed
+        def before_leaving(error: str) -> None:
+            try:
+                failed(error)
+            finally:
+                folder.release()
+
+        watch.before_leaving = before_leaving
         try:
             _refuse_unshared_folder(folder)
             result = train(*run)
@@ -95,13 +102,20 @@ def _run(arguments: Sequence[str], options: flags.FlagValues, watch: hosts.Failu
         return OK if result["status"] == "finished" else INTERRUPTED
 
 
+def _checkpoints(folder: RunFolder, experiment: Experiment) -> Checkpoints:
+    objects = None if folder.copy is None else folder.copy.objects.below(folder.checkpoints.name)
+    keep = experiment.logging.keep_checkpoints
+    # The points up to a checkpoint have to be there before it is: no run that continues writes them again.
+    return Checkpoints(folder.checkpoints, keep=keep, objects=objects, before_completing=folder.publish)
+
+
 def _is_over(folder: RunFolder, loaded: Loaded, words: Sequence[str]) -> bool:
     """Whether a folder holds the finished run; if not, its start is recorded there."""
     experiment = loaded.experiment
     _refuse_other_experiment(folder, loaded)
     _refuse_fewer_steps(folder, experiment)
     if _is_finished(folder, experiment):
-        print(f"{folder.path} is finished: {_summary(folder.result() or {})}")
+        print(f"{folder} is finished: {_summary(folder.result() or {})}")
         return True
     folder.start(
         config=loaded.config_text,
@@ -115,10 +129,12 @@ def _is_over(folder: RunFolder, loaded: Loaded, words: Sequence[str]) -> bool:
 
 def _refuse_unshared_folder(folder: RunFolder) -> None:
     """Before hours of learning and not at the first checkpoint."""
+    if not hosts.is_writer():
+        folder.fetch()
     seen = hosts.exchanged(folder.command())
     if strangers := [str(process) for process, command in enumerate(seen) if command != seen[0]]:
         raise UserError(
-            f"{folder.path} is not the same folder for process {', '.join(strangers)} as for process 0: name one that "
+            f"{folder} is not the same folder for process {', '.join(strangers)} as for process 0: name one that "
             "all hosts share with --workdir"
         )
 
@@ -146,12 +162,12 @@ def _refuse_other_experiment(folder: RunFolder, loaded: Loaded) -> None:
     saved_hash, saved_seed = folder.saved_config_hash(), folder.saved_seed()
     if saved_hash not in (None, loaded.config_hash):
         raise UserError(
-            f"{folder.path} holds another experiment ({_difference(folder, loaded)}): choose another folder with "
+            f"{folder} holds another experiment ({_difference(folder, loaded)}): choose another folder with "
             "--workdir, or undo the difference to continue it"
         )
     if saved_seed not in (None, loaded.experiment.seed):
         raise UserError(
-            f"{folder.path} holds a run with seed {saved_seed}, not {loaded.experiment.seed}: choose another folder "
+            f"{folder} holds a run with seed {saved_seed}, not {loaded.experiment.seed}: choose another folder "
             "with --workdir, or that seed to continue it"
         )
 
@@ -166,11 +182,11 @@ def _difference(folder: RunFolder, loaded: Loaded) -> str:
 
 
 def _refuse_fewer_steps(folder: RunFolder, experiment: Experiment) -> None:
-    saved = Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps()
+    saved = _checkpoints(folder, experiment).steps()
     reached = max([*saved, (folder.result() or {"steps": 0})["steps"]])
     if reached > experiment.steps:
         raise UserError(
-            f"{folder.path} holds a run of {reached:,} steps, more than the {experiment.steps:,} asked for: "
+            f"{folder} holds a run of {reached:,} steps, more than the {experiment.steps:,} asked for: "
             f"choose another folder with --workdir, or --gin.STEPS={reached}"
         )
 
@@ -188,14 +204,14 @@ def _summary(result: Mapping[str, Any]) -> str:
 
 def _ending(folder: RunFolder, result: Mapping[str, Any]) -> str:
     if result["status"] == "finished":
-        return f"finished: {_summary(result)}\nresults in {folder.path}, curve in {folder.learning_curve}"
-    return f"stopped at step {result['steps']:,}, state saved in {folder.path}; the same command continues it"
+        return f"finished: {_summary(result)}\nresults in {folder}, curve in {folder}/{folder.learning_curve.name}"
+    return f"stopped at step {result['steps']:,}, state saved in {folder}; the same command continues it"
 
 
 def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> dict[str, Any]:
     """Trains to the last step or to a signal, and tells the outcome as ``result.json`` does."""
     experiment = trainer.experiment
-    checkpoints = Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints)
+    checkpoints = _checkpoints(folder, experiment)
     held_out = None if experiment.held_out is None else Measurement(experiment, experiment.held_out)
     for mesh in (trainer.populations[0].agents.mesh, *(held_out.meshes if held_out else ())):
         hosts.introduce(mesh)
@@ -204,7 +220,7 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         restored = checkpoints.restore(trainer.state_shapes())
         if restored is not None:
             if hosts.is_writer():
-                print(f"continuing {folder.path} from step {restored[0]:,}")
+                print(f"continuing {folder} from step {restored[0]:,}")
             if worlds is not None:
                 restored = restored[0], worlds.restore(functools.partial(checkpoints.file, restored[0]), restored[1])
         resume_step, state = restored if restored is not None else (None, trainer.init(worlds))
@@ -246,7 +262,7 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
 
 def _writer(folder: RunFolder, resume_step: int | None) -> contextlib.AbstractContextManager[Writer]:
     if hosts.is_writer():
-        return MetricsWriter(folder.path, resume_step=resume_step)
+        return MetricsWriter(folder.path, resume_step=resume_step, after_point=folder.publish_now_and_then)
     return contextlib.nullcontext(WrittenElsewhere())
 
 

@@ -3,7 +3,7 @@
 ``<folder>/<step>/state`` holds the arrays as orbax writes them, ``<folder>/<step>/manifest.json`` the sha256 of every
 file and the shape and dtype of every leaf. Both are built under a hidden name and appear by one rename, so that a
 kill at any instant leaves a complete checkpoint or none. Of several hosts, each writes and reads what its devices hold,
-in a folder that all of them share.
+in a folder that all of them share, or by way of a bucket (see `framework.checkpoint_files`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,10 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from framework import hosts
-from framework.runs.storage import RunFolderError, disk_errors, sync_folder, write_atomically
+from framework.checkpoint_files import MANIFEST, CheckpointFiles, file_sha256, files_of
+from framework.runs.object_store import ObjectFolder
+from framework.runs.storage import RunFolderError, disk_errors, write_atomically
 from framework.types import PyTree
 
-MANIFEST = "manifest.json"
 Warn = Callable[[str], None]
 
 
@@ -49,30 +49,38 @@ class Checkpoints:
       folder: holds one folder a step.
       keep: how many of the newest checkpoints stay.
       warn: is told, in one line each, of damaged checkpoints that were passed over.
+      objects: the folder of a bucket that the checkpoints are in; ``folder`` is then where each process, which has one
+        of its own, keeps them on their way. ``None`` where they are on a disk.
+      before_completing: called by the writer when all of a checkpoint is saved and before it counts.
 
     Raises:
-      RunFolderError: when the disk refuses, or when checkpoints cannot be used; with what to do about it.
+      RunFolderError: when the disk or the bucket refuses, or when checkpoints cannot be used; with what to do about it.
     """
 
     folder: Path
     keep: int
     warn: Warn = _to_stderr
+    objects: ObjectFolder | None = None
+    before_completing: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep is {self.keep}: at least one checkpoint has to stay")
         if not hosts.is_writer():
             return
-        with disk_errors(f"clear {self.folder}"):
-            for stray in [*self.folder.glob(".saving-*"), *self.folder.glob(".removed-*")]:
-                shutil.rmtree(stray)
+        with disk_errors(f"clear {self._files}"):
+            self._files.clear()
+
+    @property
+    def _files(self) -> CheckpointFiles:
+        return files_of(self.folder, self.objects)
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint that looks complete, ascending; its content is verified only when restored."""
-        return [step for step in _steps(self.folder) if (self.folder / str(step) / MANIFEST).is_file()]
+        return self._files.complete_steps()
 
     def save(self, step: int, state: PyTree, files: Mapping[str, bytes] | None = None) -> None:
-        """Saves the state and returns when it is safe on disk; all processes call it, each with its own files.
+        """Saves the state and returns when it is safe; all processes call it, each with its own files.
 
         Checkpoints of later steps belong to a continuation that was given up (theirs were damaged) and are removed.
 
@@ -81,40 +89,39 @@ class Checkpoints:
           state: a tree of arrays.
           files: {name: content} of what belongs to the state and is no array, kept beside it.
         """
-        final, saving = self.folder / str(step), self.folder / f".saving-{step}"
         leaves = named_leaves(state)
-        with disk_errors(f"save {final}"):
+        with disk_errors(f"save {self._files}/{step}"):
             try:
-                hosts.by_writer(lambda: _make_anew(saving))
-                _write_arrays(saving / "state", leaves)
+                saving = self._files.begin(step)
+                _write_arrays(saving / "state", leaves, shared=self._files.shared)
                 for name, content in (files or {}).items():
                     write_atomically(saving / name, content)
-                hosts.wait_for_all()
-                hosts.by_writer(lambda: self._complete(saving, step, leaves))
+                manifest = _manifest_of(step, leaves, self._files.collect(step))
+                hosts.by_writer(lambda: self._complete(step, manifest))
             except BaseException:
-                shutil.rmtree(saving, ignore_errors=True)
+                self._files.give_up(step)
                 raise
 
-    def _complete(self, saving: Path, step: int, leaves: Mapping[str, Any]) -> None:
+    def _complete(self, step: int, manifest: bytes) -> None:
         """Makes what has been written the checkpoint of a step, and removes those that are not kept."""
-        final = self.folder / str(step)
-        _write_manifest(saving, step, leaves)
-        if final.exists():
-            self._remove(step)
-        saving.rename(final)
-        sync_folder(self.folder)
-        steps = _steps(self.folder)
+        self.before_completing()
+        self._files.complete(step, manifest)
+        steps = self._files.steps()
         kept = [other for other in steps if other <= step][-self.keep :]
         for other in set(steps) - set(kept):
-            self._remove(other)
+            self._files.remove(other)
 
     def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
         """The newest sound checkpoint's step and state, as `restore_newest`; all processes call it."""
-        step = hosts.by_writer(lambda: _newest_sound(self.folder, self.warn))
-        return None if step is None else (step, _read_state(self.folder, step, like, ""))
+        step = hosts.by_writer(lambda: _newest_sound(self._files, self.warn))
+        if step is None:
+            return None
+        if not self._files.shared and not hosts.is_writer():
+            self._files.fetch(step)
+        return step, _read_state(self.folder, step, like, "")
 
     def file(self, step: int, name: str) -> bytes:
-        """The content of a file that was saved beside a state, which `restore` has verified.
+        """The content of a file that was saved beside a state, which `restore` has just verified.
 
         Raises:
           RunFolderError: there is none.
@@ -123,14 +130,15 @@ class Checkpoints:
         with disk_errors(f"read {path}"):
             return path.read_bytes()
 
-    def _remove(self, step: int) -> None:
-        # Renamed first: a kill while files go must not leave half a checkpoint under its step.
-        removed = (self.folder / str(step)).rename(self.folder / f".removed-{step}")
-        shutil.rmtree(removed)
-
 
 def restore_newest(
-    folder: Path, like: PyTree, *, within: str = "", at: int | None = None, warn: Warn = _to_stderr
+    folder: Path,
+    like: PyTree,
+    *,
+    within: str = "",
+    at: int | None = None,
+    warn: Warn = _to_stderr,
+    objects: ObjectFolder | None = None,
 ) -> tuple[int, PyTree] | None:
     """Step and state of the newest sound checkpoint; ``None`` where no checkpoint was ever saved.
 
@@ -141,39 +149,40 @@ def restore_newest(
       within: path of the part of the state that ``like`` describes, such as ``.meta_params``; all of it by default.
       at: the one step that is wanted; the newest that is sound by default.
       warn: is told of every damaged checkpoint that was passed over.
+      objects: the folder of a bucket that the checkpoints are in; ``folder`` is then where they are brought to.
 
     Raises:
       RunFolderError: if all checkpoints are damaged, the one that is wanted is not there, or the state does not fit
         ``like``.
     """
-    step = _newest_sound(folder, warn, at)
+    step = _newest_sound(files_of(folder, objects), warn, at)
     return None if step is None else (step, _read_state(folder, step, like, within))
 
 
-def _newest_sound(folder: Path, warn: Warn, at: int | None = None) -> int | None:
+def _newest_sound(files: CheckpointFiles, warn: Warn, at: int | None = None) -> int | None:
     """The step of the newest sound checkpoint, or of the one that is wanted; ``None`` where there never was any."""
     damages: dict[int, str] = {}
-    steps = _steps(folder)
+    steps = files.steps()
     if at is not None and at not in steps:
         kept = ", ".join(map(str, steps)) or "none"
         raise RunFolderError(
-            f"{folder} holds no checkpoint of step {at} (there are: {kept}): name one of these, or let a run keep more "
+            f"{files} holds no checkpoint of step {at} (there are: {kept}): name one of these, or let a run keep more "
             "of them: --gin.Experiment.logging=@Logging() --gin.Logging.keep_checkpoints=N"
         )
     for step in reversed(steps if at is None else [at]):
         try:
-            _verify(folder / str(step), step)
+            _verify(files.fetch(step), step)
         except _Damaged as damage:
             damages[step] = str(damage)
             continue
         for other, reason in damages.items():
-            warn(f"{folder.name}/{other} is damaged ({reason}); using {folder.name}/{step}")
+            warn(f"{files.folder.name}/{other} is damaged ({reason}); using {files.folder.name}/{step}")
         return step
     if not damages:
         return None
     reasons = "; ".join(f"{step}: {reason}" for step, reason in damages.items())
     raise RunFolderError(
-        f"every checkpoint in {folder} is damaged ({reasons}); "
+        f"every checkpoint in {files} is damaged ({reasons}); "
         "put back a sound copy, or remove that folder to start from step 0"
     )
 
@@ -215,26 +224,15 @@ def _checked(leaves: Mapping[str, Any]) -> Mapping[str, Any]:
     return leaves
 
 
-def _make_anew(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
-def _steps(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if re.fullmatch(r"0|[1-9]\d*", path.name))
-
-
-def _write_manifest(folder: Path, step: int, leaves: Mapping[str, Any]) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def _manifest_of(step: int, leaves: Mapping[str, Any], files: Mapping[str, str]) -> bytes:
+    """A manifest that names the files {name: sha256} of a checkpoint."""
     manifest = {
         "step": step,
         "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
-        "files": {path.relative_to(folder).as_posix(): _file_sha256(path) for path in files},
+        "files": dict(sorted(files.items())),
     }
     signed = {"sha256": _content_sha256(manifest), **manifest}
-    write_atomically(folder / MANIFEST, json.dumps(signed, indent=1).encode())
+    return json.dumps(signed, indent=1).encode()
 
 
 def _content_sha256(manifest: Mapping[str, Any]) -> str:
@@ -242,17 +240,12 @@ def _content_sha256(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _verify(folder: Path, step: int) -> None:
     """Makes sure that every file of a checkpoint is as it was written."""
     files, _ = _manifest(folder, step)
     for name, sha256 in files.items():
         try:
-            if _file_sha256(folder / name) != sha256:
+            if file_sha256(folder / name) != sha256:
                 raise _Damaged(f"sha256 of {name} differs")
         except FileNotFoundError:
             raise _Damaged(f"{name} is missing") from None
@@ -320,7 +313,7 @@ def _placed(array: np.ndarray | jax.Array, like: Any) -> Any:
     return jax.device_put(array, like.sharding if committed else None)
 
 
-def _write_arrays(folder: Path, leaves: Mapping[str, Any]) -> None:
+def _write_arrays(folder: Path, leaves: Mapping[str, Any], *, shared: bool) -> None:
     from framework.orbax_arrays import write_arrays
 
     # orbax refuses empty arrays; their shape and dtype in the manifest say all there is to know.
@@ -328,7 +321,7 @@ def _write_arrays(folder: Path, leaves: Mapping[str, Any]) -> None:
     if hosts.count() == 1:
         arrays = {name: np.asarray(array) for name, array in jax.device_get(arrays).items()}
     if arrays:
-        write_arrays(folder, arrays)
+        write_arrays(folder, arrays, shared=shared or hosts.count() == 1)
 
 
 def _read_arrays(folder: Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray | jax.Array]:

@@ -85,9 +85,14 @@ def count() -> int:
     return jax.process_count()
 
 
+def index() -> int:
+    """Which of them this is, from 0."""
+    return jax.process_index()
+
+
 def is_writer() -> bool:
     """Whether this process does what is to be done once."""
-    return jax.process_index() == 0
+    return index() == 0
 
 
 def introduce(mesh: Mesh | None) -> None:

@@ -34,20 +34,34 @@ class _PatientHandler(ocp.type_handlers.NumpyHandler):
             self.errors.append(error)
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array], *, shared: bool = True) -> None:
     """Writes arrays, none of them empty, to a new folder; returns when they are on disk.
 
     Of several hosts, all call it with arrays that are spread over all: numpy arrays would be those of one host.
+
+    Args:
+      folder: where to.
+      arrays: {name: array}.
+      shared: whether the folder is the same for all hosts; else each writes what it holds to its own, and what all have
+        written together is a whole.
 
     Raises:
       OSError: when the disk refuses.
     """
     handler = _PatientHandler()
     registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, handler), (jax.Array, ocp.type_handlers.ArrayHandler())
+        (np.ndarray, handler), (jax.Array, ocp.type_handlers.ArrayHandler(primary_host=0 if shared else None))
+    )
+    processes = ocp.options.MultiprocessingOptions(primary_host=0 if shared else None)
+    # In orbax's database of few files what the processes have written would have to be merged by one that sees it all.
+    pytrees = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=shared,
+        use_zarr3=True,
+        type_handler_registry=registry,
+        multiprocessing_options=processes,
     )
     with _quiet(), _disk_refusals():
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True, type_handler_registry=registry)) as writer:
+        with ocp.Checkpointer(pytrees, multiprocessing_options=processes) as writer:
             writer.save(folder.absolute(), args=ocp.args.PyTreeSave(dict(arrays)))
         if handler.errors:
             raise handler.errors[0]

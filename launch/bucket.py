@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
-from typing import Any
 
-from framework.errors import UserError
-from framework.runs.storage import write_atomically
+from framework.runs.object_store import ObjectFolder, StoredFile, open_folder
+from framework.runs.storage import RunFolderError, disk_errors, write_atomically
 
 _WANTED = ("result.json", "command.json", "config.gin", "config.operative.gin", "metrics.jsonl", "learning_curve.png")
 
@@ -26,16 +26,10 @@ class Bucket:
 
     def refuse_missing(self) -> str | None:
         """A sentence on what is wrong with the bucket; ``None`` if it is there and may be read."""
-        from google.api_core import exceptions
-
         try:
-            self._client().get_bucket(self.name)
-        except exceptions.NotFound:
-            return f"there is no bucket gs://{self.name}: gcloud storage buckets create gs://{self.name}"
-        except exceptions.Forbidden:
-            return f"gs://{self.name} may not be read with these credentials: ask for roles/storage.objectAdmin on it"
-        except exceptions.GoogleAPIError as error:
-            return f"gs://{self.name} cannot be asked for: {error}"
+            self._folder("rulespace").refuse_missing_bucket()
+        except RunFolderError as error:
+            return str(error)
         return None
 
     def fetch(self, folder: str, into: Path) -> None:
@@ -46,30 +40,27 @@ class Bucket:
           into: a folder here.
 
         Raises:
-          UserError: the bucket cannot be read.
+          UserError: the bucket cannot be read, or the disk refuses.
         """
-        from google.api_core import exceptions
-
-        try:
-            bucket = self._client().bucket(self.name)
+        there = self._folder(folder)
+        files = there.files()
+        with disk_errors(f"write to {into}"):
             for name in _WANTED:
-                blob = bucket.get_blob(f"{folder}/{name}")
-                if blob is not None and not _is_same(into / name, blob):
+                if name not in files or _is_same(into / name, files[name]):
+                    continue
+                if (found := there.read(name)) is not None:
                     into.mkdir(parents=True, exist_ok=True)
-                    write_atomically(into / name, blob.download_as_bytes())
-        except exceptions.GoogleAPIError as error:
-            raise UserError(f"gs://{self.name}/{folder} cannot be fetched: {error}") from None
+                    write_atomically(into / name, found.content)
+                    os.utime(into / name, ns=(files[name].updated_ns, files[name].updated_ns))
 
-    def _client(self) -> Any:
-        import google.cloud.storage as storage  # Else mypy asks the namespace for it.
-
-        return storage.Client(project=self.project)
+    def _folder(self, folder: str) -> ObjectFolder:
+        return open_folder(f"gs://{self.name}/{folder}", self.project)
 
 
-def _is_same(path: Path, blob: Any) -> bool:
-    """By size and time: files of a run only ever grow or are replaced."""
+def _is_same(path: Path, there: StoredFile) -> bool:
+    """By size and time, which is the bucket's for what has been fetched."""
     try:
         here = path.stat()
     except OSError:
         return False
-    return here.st_size == blob.size and here.st_mtime >= blob.updated.timestamp()
+    return (here.st_size, here.st_mtime_ns) == there

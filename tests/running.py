@@ -81,8 +81,8 @@ def numbers_of(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in point.items() if name not in clock} for point in points_of(folder)]
 
 
-def started(*words: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
-    """``rulespace run`` in a process of its own, which may be killed at any moment."""
+def started(*words: str, folder: Path | str, **variables: str) -> subprocess.Popen[str]:
+    """``rulespace run`` in a process of its own, which may be killed at any moment; at an address, without a folder."""
     # A process that is killed could leave half an entry in the cache that all tests share: it may read, not write.
     environment = {**process_environment(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9", **variables}
     return subprocess.Popen(
@@ -90,7 +90,7 @@ def started(*words: str, folder: Path, **variables: str) -> subprocess.Popen[str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=folder.parent,
+        cwd=folder.parent if isinstance(folder, Path) else None,
         env=environment,
     )
 

@@ -120,6 +120,18 @@ def test_tensorflow_is_loaded_where_recordings_are_used_and_nowhere_else() -> No
     assert not named
 
 
+def test_clients_of_a_cloud_are_loaded_by_who_asks_it_something() -> None:
+    """They take a second, and are no part of the install."""
+    clients = {"google", "requests"}
+    at_once = [
+        place(path, node)
+        for module, path in OURS.items()
+        for node, name in imports(path)
+        if top(module) != "launch" and top(name) in clients and node in tree(path).body
+    ]
+    assert not at_once
+
+
 def test_gin_is_imported_at_the_edge_only() -> None:
     edge = re.compile(r"framework\.(registry|(config|gin_files)(\.\w+)?)|launch\.sweep_file")
     inside = [

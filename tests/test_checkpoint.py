@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from framework import orbax_arrays
-from framework.checkpoint import MANIFEST, Checkpoints, named_leaves, restore_newest, state_sha256
+from framework.checkpoint import Checkpoints, named_leaves, restore_newest, state_sha256
+from framework.checkpoint_files import MANIFEST
 from framework.runs.storage import RunFolderError
 
 
@@ -248,7 +249,7 @@ def test_strays_go_at_the_next_open_and_readers_touch_nothing(checkpoints: Check
 def test_refusing_disk(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch, number: int, advice: str) -> None:
     checkpoints.save(1, make_state(1))
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(orbax_arrays, "write_arrays", refuse)

@@ -71,7 +71,6 @@ def test_help_of_a_verb_names_its_flags(capsys: pytest.CaptureFixture[str]) -> N
         (["check", "a", "--gin.SEED"], "'--gin.SEED' sets nothing: write --gin.NAME=VALUE"),
         (["list", "--format=yaml"], "format"),
         (["run", "ppo_catch", "--workdir="], "--workdir names no folder: name one, or leave it out"),
-        (["run", "ppo_catch", "--workdir=gs://bucket/run"], "is on an object store, which run folders cannot be on"),
     ],
 )
 def test_wrong_usage(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

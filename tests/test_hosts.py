@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from running import (
     ROOT,
     SMALL_DISCOVERY,
+    SMALL_PPO,
     assert_same_run,
     command,
     intervals,
@@ -53,9 +55,11 @@ MIXED = (
 
 
 class Processes:
-    """A run by several processes, each of which may be told to end."""
+    """A run by several processes, each of which may be told to end; in a folder, or at an address of a bucket."""
 
-    def __init__(self, folder: Path, *words: str, processes: int, devices: int, steps: int = STEPS) -> None:
+    def __init__(
+        self, folder: Path, *words: str, processes: int, devices: int, steps: int = STEPS, address: str = ""
+    ) -> None:
         self.folder = folder
         together: Sequence[tuple[str, ...]] = [()]
         if processes > 1:
@@ -71,7 +75,7 @@ class Processes:
             with log.open("w") as written:
                 self.started.append(
                     subprocess.Popen(
-                        command("run", *words, *place, f"--workdir={folder}", f"--gin.STEPS={steps}"),
+                        command("run", *words, *place, f"--workdir={address or folder}", f"--gin.STEPS={steps}"),
                         stdout=written, stderr=subprocess.STDOUT, env=process_environment() | {"XLA_FLAGS": flags},
                     )
                 )  # fmt: skip
@@ -346,3 +350,37 @@ def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_flags_that_name_no_others(words: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "ppo_catch", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_hosts_that_share_a_bucket_alone(folder: Path) -> None:
+    """Each has a working copy of its own; killed in the middle, both go on, and one alone finishes what they began."""
+    pytest.importorskip("google.cloud.storage")
+    from object_server import BUCKET, serving
+
+    words = (*SMALL_PPO, "--gin.Group.agents=2", *intervals(logging=1, checkpoints=1, episodes=2))
+    expected = Processes(folder / "alone", *words, processes=1, devices=2).finished()
+    with serving() as server:
+        address = f"gs://{BUCKET}/runs/ppo"
+        manifest = threading.Event()
+
+        def before(method: str, name: str) -> None:
+            """The process that saves is killed before the checkpoint counts."""
+            if method == "PUT" and name.endswith("checkpoints/6/manifest.json") and not manifest.is_set():
+                manifest.set()
+                time.sleep(600)
+
+        server.before = before
+        killed = Processes(folder / "killed", *words, processes=2, devices=1, address=address)
+        assert manifest.wait(500), "\n".join(map(killed.printed, range(2)))
+        for process in killed.started:
+            process.kill()
+        assert killed.statuses() == [-signal.SIGKILL] * 2
+        assert any(name.startswith("checkpoints/6/state/") for name in server.below("runs/ppo"))
+        continued = Processes(folder / "continued", *words, processes=2, devices=1, address=address, steps=12)
+        continued.finished()
+        assert f"continuing {address} from step 5" in continued.printed()
+        ended = Processes(folder / "ended", *words, processes=1, devices=2, address=address)
+        ended.finished()
+        assert f"continuing {address} from step 12" in ended.printed()
+        assert_same_run(server.copy_to(folder / "fetched", "runs/ppo"), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,16 @@ def test_setup_cfg_lists_every_package() -> None:
     listed = {line for line in setup["options"]["packages"].split() if line != "rulespace_configs"}
     folders = {path.parent for name in SOURCES for path in (ROOT / name).rglob("*.py")}
     assert listed == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+
+
+def test_the_image_is_built_from_all_of_it() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    image = (ROOT / "launch" / "Dockerfile").read_text()
+    copied = {word for words in re.findall(r"^COPY (.+) \S+$", image, re.MULTILINE) for word in words.split()}
+    assert copied == {*SOURCES, *FILES}
+    (extras,) = re.findall(r"^ARG EXTRAS=(.+)$", image, re.MULTILINE)
+    assert {"tpu", "bucket"} <= set(extras.split(",")) <= set(setup["options.extras_require"])
 
 
 def test_wheel_holds_every_module_and_gin_file(wheel: Path) -> None:

@@ -312,10 +312,10 @@ def test_disk_that_fills_up(
 ) -> None:
     folder, write_arrays = tmp_path / "run", orbax_arrays.write_arrays
 
-    def write_the_first(path: Path, arrays: Any) -> None:
+    def write_the_first(path: Path, arrays: Any, *, shared: bool) -> None:
         if (folder / "checkpoints" / "7").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_arrays(path, arrays)
+        write_arrays(path, arrays, shared=shared)
 
     with monkeypatch.context() as patch:
         patch.setattr(orbax_arrays, "write_arrays", write_the_first)
@@ -338,7 +338,7 @@ def test_disk_that_is_full_to_the_last_byte(
     def refuse(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fail(path: Path, arrays: Any) -> None:
+    def fail(path: Path, arrays: Any, *, shared: bool) -> None:
         patch.setattr(os, "fsync", refuse)
         refuse(0)
 

@@ -1,4 +1,4 @@
-"""The folder of one run: what was run, where its files are, who is writing, and how it ended."""
+"""The folder of one run, on a disk or in a bucket: what was run, where it is, who is writing, and how it ended."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ import platform
 import re
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from framework.runs.object_store import is_address, open_folder
 from framework.runs.storage import RunFolderError, disk_errors, strict_json, write_atomically
+from framework.runs.working_copy import WorkingCopy
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "rulespace")
 _OUR_HIDDEN_FILE = re.compile(r"\.lock|\..+\.saving")
@@ -27,11 +30,19 @@ _OUR_HIDDEN_FILE = re.compile(r"\.lock|\..+\.saving")
 class RunFolder:
     """One run's folder; looking at it changes nothing, writing begins with `claimed`.
 
+    Attributes:
+      path: where its files are on this machine.
+      copy: brings them to the folder of a bucket that they are a copy of; ``None`` for a folder on a disk.
+
     Raises:
       RunFolderError: when the folder is another's, in use, damaged or refused by the disk; with what to do about it.
     """
 
     path: Path
+    copy: WorkingCopy | None = None
+
+    def __str__(self) -> str:
+        return str(self.path if self.copy is None else self.copy.objects)
 
     @property
     def checkpoints(self) -> Path:
@@ -45,11 +56,11 @@ class RunFolder:
 
     def command(self) -> dict[str, Any] | None:
         """``command.json``: ``config_hash``, ``seed`` and every start in ``starts``; ``None`` before the first."""
-        return _read_json(self.path / "command.json")
+        return self._read_json("command.json")
 
     def result(self) -> dict[str, Any] | None:
         """How the run ended; ``None`` while it has not."""
-        return _read_json(self.path / "result.json")
+        return self._read_json("result.json")
 
     def saved_config_hash(self) -> str | None:
         """Hash of the configuration the folder was started with; it leaves out the seed, see `saved_seed`."""
@@ -71,11 +82,18 @@ class RunFolder:
     def claimed(self) -> Iterator[None]:
         """Makes the folder, if need be, and keeps every other process from writing to it.
 
-        The kernel holds the claim: it ends with the process, however that ends.
+        The kernel holds the claim: it ends with the process, however that ends. Of a folder in a bucket the process
+        holds it by writing again and again.
         """
+        if self.copy is not None:
+            with self.copy.claimed() as names:
+                self._refuse_foreign_files(names)
+                self.copy.fetch()
+                yield
+            return
         with disk_errors(f"use {self.path} as a run folder"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_foreign_files()
+            self._refuse_foreign_files(path.name for path in self.path.iterdir())
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             with disk_errors(f"lock {self.path}"):
@@ -107,19 +125,49 @@ class RunFolder:
             write_atomically(self.path / "config.gin", config.encode())
             write_atomically(self.path / "config.operative.gin", operative_config.encode())
             (self.path / "result.json").unlink(missing_ok=True)
+        self.publish()
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes ``result.json``, the last file of a run."""
         path = self.path / "result.json"
         with disk_errors(f"write {path}"):
             write_atomically(path, strict_json(result, indent=2).encode())
+        self.publish()
 
-    def _refuse_foreign_files(self) -> None:
-        names = sorted(path.name for path in self.path.iterdir() if not _OUR_HIDDEN_FILE.fullmatch(path.name))
+    def fetch(self) -> None:
+        """Brings what tells of the run from the bucket, if the folder is in one; `claimed` has done so."""
+        if self.copy is not None:
+            self.copy.fetch()
+
+    def release(self) -> None:
+        """Ends the claim on a folder in a bucket, for a process that leaves by the shortest way."""
+        if self.copy is not None:
+            self.copy.release()
+
+    def publish(self) -> None:
+        """Brings everything but the checkpoints to the bucket, if the folder is in one."""
+        if self.copy is not None:
+            self.copy.publish()
+
+    def publish_now_and_then(self) -> None:
+        """`publish`, if the last time is a while ago."""
+        if self.copy is not None:
+            self.copy.publish_now_and_then()
+
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        try:
+            with disk_errors(f"read {path}"):
+                return json.loads(path.read_bytes()) if path.is_file() else None
+        except ValueError:
+            raise RunFolderError(f"{self}/{name} is not JSON: it was damaged; put back a sound copy") from None
+
+    def _refuse_foreign_files(self, found: Iterable[str]) -> None:
+        names = sorted(name for name in found if not _OUR_HIDDEN_FILE.fullmatch(name))
         if names and "command.json" not in names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise RunFolderError(
-                f"{self.path} holds other files ({some}) and no run; choose an empty or a new folder with --workdir"
+                f"{self} holds other files ({some}) and no run; choose an empty or a new folder with --workdir"
             )
 
     def _lock(self, descriptor: int) -> None:
@@ -134,12 +182,21 @@ class RunFolder:
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        with disk_errors(f"read {path}"):
-            return json.loads(path.read_bytes()) if path.is_file() else None
-    except ValueError:
-        raise RunFolderError(f"{path} is not JSON: it was damaged; put back a sound copy") from None
+@contextlib.contextmanager
+def open_run(place: str) -> Iterator[RunFolder]:
+    """The folder of a run, at a path or at an address of an object store.
+
+    Of the latter a copy is made, in the folder for temporary files, which goes at the end.
+
+    Raises:
+      RunFolderError: there can be no run.
+    """
+    if not is_address(place):
+        yield RunFolder(Path(place))
+        return
+    objects = open_folder(place)
+    with tempfile.TemporaryDirectory(prefix="rulespace-", ignore_cleanup_errors=True) as copy:
+        yield RunFolder(Path(copy), WorkingCopy(Path(copy), objects))
 
 
 def _describe_start(arguments: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -41,6 +41,7 @@ class MetricsWriter:
       folder: the run's folder.
       resume_step: step of the checkpoint the run continues from: later points are dropped, they come again.
         ``None`` drops all.
+      after_point: called after every point.
 
     Attributes:
       wall_seconds_before: duration of the run up to the last point kept; for the caller to continue from.
@@ -49,13 +50,16 @@ class MetricsWriter:
       RunFolderError: when the disk refuses.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int | None) -> None:
+    def __init__(
+        self, folder: Path, *, resume_step: int | None, after_point: Callable[[], None] = lambda: None
+    ) -> None:
         path = folder / FILE
         last_step = -1 if resume_step is None else resume_step
         kept = [point for point in read_metrics(folder) if point["step"] <= last_step]
         self.wall_seconds_before: float = kept[-1]["wall_seconds"] if kept else 0.0
         self._last_step: int = kept[-1]["step"] if kept else -1
         self._folder = folder
+        self._after_point = after_point
         with disk_errors(f"write {path}"), contextlib.ExitStack() as opened:
             write_atomically(path, "".join(strict_json(point) + "\n" for point in kept).encode())
             self._lines = opened.enter_context(path.open("a"))
@@ -82,6 +86,7 @@ class MetricsWriter:
             self._lines.flush()
             self._events.write(step, numbers)
         self._last_step = step
+        self._after_point()
 
     def close(self) -> None:
         """Closes the files."""
