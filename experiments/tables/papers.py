@@ -283,7 +283,7 @@ ABLATIONS = Table(
         Variant("without bootstrapping", "disco57", ("rules/disco_no_bootstrap.gin",)),
         Variant("without p", "disco57", ("rules/disco_no_p.gin",)),
         Variant("without q", "disco57", ("rules/disco_no_q.gin",)),
-        Variant("discovered by small agents", "disco57", ("scale/small_agents.gin",)),
+        Variant("discovered by small agents", "disco57", ("agents/small_networks.gin",)),
         Variant("discovered on 57 grid worlds", "disco57", ("suites/gridworlds57.gin",)),
     ),
     relative=_IQM,
