@@ -211,6 +211,15 @@ def test_ablations_are_relative_to_the_whole_rule(tmp_path: Path, monkeypatch: p
     assert rows["as published"][RELATIVE] == "not held"
 
 
+def test_a_variant_is_called_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs/103"), "disco103", returns={"coinrun": [0.0]})
+    words = ("evaluate_disco_procgen", "--gin.GAME=coinrun", "--gin.RUN='runs/103'")
+    write_run(Path("out"), *words, returns={"coinrun": [1.0]})
+    written = sheet(TABLES["scaling"], columns(Path("out"), "scaling"))
+    assert written.rows[-1].cells[0].text == "103 environments (Atari, ProcGen, DMLab-30)"
+
+
 def test_nothing_is_relative_to_what_is_not_positive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ablations(full={"pong": [-21.0]}, no_p={"pong": [0.0]})["without p"][RELATIVE] == "-"

@@ -84,7 +84,7 @@ def _tasks_down(
     head = (
         Cell("task"),
         *(Cell(column.label, notes(column.footnotes)) for column in published),
-        *(_own_head(column, column.label, notes) for column in columns),
+        *(_own_head(column, notes) for column in columns),
     )
 
     def row(name: str, of_published: Callable[[PublishedColumn], str], of_own: Callable[[OwnColumn], str]) -> Row:
@@ -141,7 +141,7 @@ def _agents_down(
         ]
         return Row((Cell(column.label, notes(column.footnotes)), *map(Cell, texts)))
 
-    def of_own(column: OwnColumn, label: str) -> Row:
+    def of_own(column: OwnColumn) -> Row:
         texts = [
             *(_own_score(column, task) for task in tasks),
             *(_own_aggregate(column, aggregate) for aggregate in table.aggregates),
@@ -149,7 +149,7 @@ def _agents_down(
             *(_own_measure(column, measure.of_run) for measure in table.measures),
             *(_own_steps(column), _own_share(column), _finished(column), _runs_of_a_task(column), _scale(column)),
         ]
-        return Row((_own_head(column, label, notes), *map(Cell, texts)))
+        return Row((_own_head(column, notes), *map(Cell, texts)))
 
     def missing(variant: Variant) -> Row:
         return Row(tuple(map(Cell, [variant.label, *(NOTHING for _ in names), *(NOTHING for _ in own)])))
@@ -157,15 +157,17 @@ def _agents_down(
     rows = [of_published(column) for column in table.published]
     for variant in table.variants:
         of_variant = [column for column in columns if column.variant == variant]
-        rows += [of_own(column, variant.label) for column in of_variant] or [missing(variant)]
-    rows += [of_own(column, column.label) for column in columns if column.variant is None]
+        rows += [of_own(column) for column in of_variant] or [missing(variant)]
+    rows += [of_own(column) for column in columns if column.variant is None]
     return head, tuple(rows)
 
 
-def _own_head(column: OwnColumn, label: str, notes: _Footnotes) -> Cell:
-    """A column's name, without what commands added to its config, which is a footnote."""
-    name, _, added = label.partition(", ")
-    return Cell(name, notes([*([f"with {added}."] if added else []), *_own_notes(column)]), exact=label)
+def _own_head(column: OwnColumn, notes: _Footnotes) -> Cell:
+    """A column's name: its variant's or its config's; what commands added to the config is a footnote."""
+    if column.variant is not None:
+        return Cell(column.variant.label, notes(_own_notes(column)))
+    name, _, added = column.label.partition(", ")
+    return Cell(name, notes([*([f"with {added}."] if added else []), *_own_notes(column)]), exact=column.label)
 
 
 def _own_notes(column: OwnColumn) -> list[str]:
