@@ -69,11 +69,13 @@ def table_of(name: str) -> Table:
 def how_to_fill(table: Table) -> str:
     """The commands that fill a table with columns of our own, in small here and at the paper's scale."""
     lines = ["Columns of your own, in small on this machine:", ""]
-    sweeps = [name for name in (table.before, table.sweep) if name]
+    sweeps = list(filter(None, (table.before, table.sweep, table.beside)))
+    filling = [f"runs/{name}" for name in sweeps if name != table.before]
     lines += [f"    rulespace launch {name} --on=local --scale=small" for name in sweeps]
-    lines += [f"    rulespace table {table.name} runs/{table.sweep}-small", "", "and at the paper's scale:", ""]
+    lines += [f"    rulespace table {table.name} {' '.join(f'{folder}-small' for folder in filling)}"]
+    lines += ["", "and at the paper's scale:", ""]
     lines += [f"    rulespace launch {name} --on=vertex" for name in sweeps]
-    lines += [f"    rulespace table {table.name} runs/{table.sweep}"]
+    lines += [f"    rulespace table {table.name} {' '.join(filling)}"]
     return "\n".join(lines)
 
 

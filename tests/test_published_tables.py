@@ -15,10 +15,13 @@ from components.suites.gridworlds import RandomGridworlds, TabularGridworlds
 from components.suites.procgen import ProcGen
 from components.suites.sokoban import Sokoban
 from experiments import published
+from experiments.run_records import parse_arguments
 from experiments.tables.definitions import Table
 from experiments.tables.papers import TABLES
 from experiments.tables.sheet import NOT_HELD, NOTHING, sheet
-from framework.config import shipped_gin_folder
+from framework.config import Loaded, load, shipped_gin_folder
+from framework.experiment import Experiment
+from launch.sweep import Unit
 from launch.sweep_file import read_sweep
 
 GIN = shipped_gin_folder()
@@ -31,6 +34,12 @@ def printed(table: str, agent: str, row: str) -> str:
     column = [cell.text for cell in written.head].index(agent)
     (found,) = [line for line in written.rows if line.cells[0].text == row]
     return found.cells[column].text
+
+
+def loaded(unit: Unit) -> Loaded:
+    """The experiment of a unit of a sweep."""
+    config, files, bindings = parse_arguments(unit.arguments)
+    return load(config, gin_files=files, bindings=[f"{n} = {value}" for n, value in bindings.items()], root=Experiment)
 
 
 @pytest.mark.parametrize(
@@ -103,14 +112,15 @@ def test_configs_and_sweeps_exist(table: Table) -> None:
         assert (GIN / "experiments" / f"{config}.gin").is_file()
     for file in (file for variant in table.variants for file in variant.gin_files):
         assert (GIN / file).is_file()
-    for name in filter(None, (table.before, table.sweep)):
+    for name in filter(None, (table.before, table.sweep, table.beside)):
         assert (GIN / "sweeps" / f"{name}.gin").is_file()
 
 
 @EACH_TABLE
 @pytest.mark.parametrize("scale", ["", "small"])
 def test_sweeps_run_the_tables_configs_on_its_tasks(table: Table, scale: str) -> None:
-    units = read_sweep(table.sweep, scale=scale).sweep.units()
+    sweeps = filter(None, (table.sweep, table.beside))
+    units = [unit for name in sweeps for unit in read_sweep(name, scale=scale).sweep.units()]
     assert {unit.settings["experiment"] for unit in units} == set(table.experiments)
     chosen = {unit.settings[macro] for unit in units for macro in table.task_macros if macro in unit.settings}
     assert chosen <= set(table.tasks)
@@ -137,6 +147,23 @@ def test_every_variant_is_discovered_and_evaluated(name: str, scale: str) -> Non
         assert (variant.config, set(variant.gin_files)) in discoveries.values()
     evaluated = {unit.settings["RUN"] for unit in read_sweep(table.sweep, scale=scale).sweep.units()}
     assert evaluated == set(discoveries)
+
+
+@pytest.mark.parametrize("name", ["discover_ablations", "discover_scaling"])
+@pytest.mark.parametrize("scale", ["", "small"])
+def test_every_discovery_is_another(name: str, scale: str) -> None:
+    """What tells discoveries apart must not be what makes all of them small."""
+    units = read_sweep(name, scale=scale).sweep.units()
+    hashes = {unit.name: loaded(unit).config_hash for unit in units}
+    assert len(set(hashes.values())) == len(units), hashes
+
+
+@pytest.mark.parametrize("scale", ["", "small"])
+def test_the_toys_are_all_of_the_tables_tasks(scale: str) -> None:
+    for name in (TABLES["lpg_toy"].sweep, TABLES["lpg_toy"].beside):
+        groups = loaded(read_sweep(name, scale=scale).sweep.units()[0]).experiment.groups
+        assert [task for group in groups for task in group.suite.tasks()] == list(TABLES["lpg_toy"].tasks)
+        assert all(group.agents >= len(group.suite.tasks()) for group in groups)
 
 
 @pytest.mark.parametrize("name", ["lpg_atari", "lpg_toy"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+import running
 
+from experiments import cli
 from experiments.analyses import datasets
 from experiments.analyses.datasets import FORMATS, Batches, Description, read_recording, register_mixture, register_task
 from framework.errors import UserError
@@ -124,3 +128,68 @@ def test_without_the_packages_it_is_told_how_to_get_them(monkeypatch: pytest.Mon
     monkeypatch.setattr(Requirement, "_has_package", False)
     with pytest.raises(UserError, match=r"the package seqio is not installed: pip install 'rulespace\[data\]'"):
         register_task("test_task", tmp_path)
+
+
+# The command
+
+
+ENVIRONMENTS, STEPS, AGENTS = 5, 40, 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two agents that learned a little by a random rule, on the host; poles fall within the steps of a recording."""
+    folder = tmp_path_factory.mktemp("runs") / "poles"
+    config = folder.with_suffix(".gin")
+    config.write_text(
+        "include 'rules/lpg.gin'\ninclude 'agents/small_mlp.gin'\ninclude 'suites/gymnasium.gin'\n"
+        "include 'setups/on_policy.gin'\nTRAJECTORY_LSTM_SIZE = 3\nPREDICTION_CATEGORIES = 3\n"
+        f"TORSO_SIZES = (4,)\nNUM_ENVIRONMENTS = 2\nTRAJECTORY_LENGTH = 3\nGroup.agents = {AGENTS}\n"
+    )
+    logging = running.intervals(logging=1, checkpoints=1, evaluation=1, episodes=0)
+    assert running.run(str(config), *logging, folder=folder, steps=1) == 0
+    return folder
+
+
+@needs_seqio
+def test_agents_on_the_host_are_recorded_and_what_they_predict_is_read_from_the_recording(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "recording"
+    size = (f"--streams={ENVIRONMENTS}", f"--steps={STEPS}")
+    assert cli.main(["analyse", "record", str(run), f"--out={folder}", *size]) == 0
+    assert "10 trajectories of 40 steps" in capsys.readouterr().out
+    files = {"description.json", "trajectories.array_record", "numbers.json", "findings.md"}
+    assert {path.name for path in folder.iterdir()} == files
+    found = read_recording(folder)
+    assert {name: array.shape[:2] for name, array in found.items()} == dict.fromkeys(
+        found, (AGENTS * ENVIRONMENTS, STEPS)
+    )
+    assert found["y"].shape[2:] == (3,)
+    assert found["agent"][:, 0].tolist() == [0] * ENVIRONMENTS + [1] * ENVIRONMENTS
+    _assert_poles_fall_as_they_must(found)
+
+    words = ["predictions", str(run), f"--recording={folder}", f"--out={tmp_path / 'told'}", "--window=2"]
+    assert cli.main(["analyse", *words, "--fit_steps=50"]) == 0
+    numbers = json.loads((tmp_path / "told" / "numbers.json").read_text())
+    assert numbers["source"] == Description.read(folder).source == "poles, update 1, 2 agents of group 0"
+    assert numbers["inputs"] == ["pi", "y", "observation"]
+    assert numbers["trajectories"] == AGENTS * ENVIRONMENTS
+    assert (tmp_path / "told" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def _assert_poles_fall_as_they_must(found: dict[str, np.ndarray]) -> None:
+    """Every step of a recording is one that CartPole itself makes, from fresh beginnings to falls and new ones."""
+    environment: Any = gymnasium.make("CartPole-v1").unwrapped
+    assert np.abs(found["observation"][:, 0]).max() <= 0.05
+    assert found["last"].any()
+    for observations, actions, lasts, discounts in zip(
+        *(found[name] for name in ("observation", "action", "last", "discount")), strict=True
+    ):
+        for step in range(STEPS - 1):
+            environment.reset()
+            environment.state = observations[step].astype(np.float64)
+            following, _, fallen, _, _ = environment.step(int(actions[step]))
+            assert fallen == (discounts[step] == 0) == lasts[step]
+            if not fallen:
+                np.testing.assert_allclose(observations[step + 1], following, atol=1e-6)

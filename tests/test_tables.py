@@ -174,20 +174,61 @@ def test_discoveries_are_no_columns(tmp_path: Path) -> None:
     assert columns(tmp_path) == []
 
 
+def ablations(**finals: dict[str, list[float]]) -> dict[str, dict[str, str]]:
+    """{rule: {head: cell}} of the table of ablations, from runs with given final returns, one a seed."""
+    files = {"full": [], "no_p": ["--gin_file=rules/disco_no_p.gin"]}
+    for name, of_games in finals.items():
+        write_run(Path("runs") / name, "disco57", *files[name], "--gin_file=scale/tiny.gin", returns={"pong": [0.0]})
+        for game, values in of_games.items():
+            for seed, value in enumerate(values):
+                words = (f"--gin.GAME={game}", f"--gin.RUN='runs/{name}'", f"--gin.SEED={seed}")
+                folder = Path("out") / f"{name}-{game}-{seed}"
+                write_run(folder, "evaluate_disco_atari", *words, returns={game: [value]})
+    written = sheet(TABLES["ablations"], columns(Path("out"), "ablations"))
+    head = [cell.text for cell in written.head]
+    return {row.cells[0].text: dict(zip(head, (cell.text for cell in row.cells), strict=True)) for row in written.rows}
+
+
 def test_ablations_are_told_apart_by_how_their_rule_was_discovered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, files in {"full": [], "no-p": ["--gin_file=rules/disco_no_p.gin"]}.items():
-        write_run(Path("runs") / name, "disco57", *files, "--gin_file=scale/tiny.gin", returns={"pong": [0.0]})
-        for seed in (0, 1):
-            words = ("evaluate_disco_atari", "--gin.GAME=pong", f"--gin.RUN='runs/{name}'", f"--gin.SEED={seed}")
-            write_run(Path("out") / f"{name}-{seed}", *words, returns={"pong": [float(seed)]})
-    written = sheet(TABLES["ablations"], columns(Path("out"), "ablations"))
-    rows = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in written.rows}
-    assert rows["Disco57"][0] == rows["without p"][0] == "0.60 [0.58, 0.61] (1 task)"
-    assert rows["Disco57"][-1] == "small scale"  # as the rule is
-    assert set(rows["without q"]) == {"-"}
+    rows = ablations(full={"pong": [0.0, 1.0]}, no_p={"pong": [0.0, 1.0]})
+    assert rows["Disco57"]["IQM"] == rows["without p"]["IQM"] == "0.60 [0.58, 0.61] (1 task)"
+    assert rows["Disco57"]["scale"] == "small scale"  # as the rule is
+    assert set(list(rows["without q"].values())[1:]) == {"-"}
+
+
+RELATIVE = "IQM relative to Disco57"
+
+
+def test_ablations_are_relative_to_the_whole_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pong's scale is from -21 to 15: -3 is a half."""
+    monkeypatch.chdir(tmp_path)
+    rows = ablations(full={"pong": [15.0, 15.0], "alien": [500.0]}, no_p={"pong": [-3.0, -3.0]})
+    assert rows["without p"][RELATIVE] == "-50 % [-50 %, -50 %] (1 task)"  # Alien was not run without p.
+    assert rows["Disco57"][RELATIVE] == "-"
+    assert rows["as published"][RELATIVE] == "not held"
+
+
+def test_a_variant_is_called_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("runs/103"), "disco103", returns={"coinrun": [0.0]})
+    words = ("evaluate_disco_procgen", "--gin.GAME=coinrun", "--gin.RUN='runs/103'")
+    write_run(Path("out"), *words, returns={"coinrun": [1.0]})
+    written = sheet(TABLES["scaling"], columns(Path("out"), "scaling"))
+    assert written.rows[-1].cells[0].text == "103 environments (Atari, ProcGen, DMLab-30)"
+
+
+def test_nothing_is_relative_to_what_is_not_positive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ablations(full={"pong": [-21.0]}, no_p={"pong": [0.0]})["without p"][RELATIVE] == "-"
+
+
+def test_what_may_not_be_positive_gives_no_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ablations(full={"pong": [-22.0, 15.0]}, no_p={"pong": [15.0, 15.0]})
+    assert rows["without p"][RELATIVE] == "+106 % (1 task)"
 
 
 def test_the_solved_levels_of_sokoban_are_the_last_that_are_told(tmp_path: Path) -> None:
@@ -313,6 +354,8 @@ def test_without_folders_there_are_the_commands(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "rulespace launch discover_ablations --on=local --scale=small" in printed
     assert "rulespace table ablations runs/table_ablations-small" in printed
+    assert cli.main(["table", "lpg_toy"]) == 0
+    assert "rulespace table lpg_toy runs/table_lpg_toy runs/table_lpg_toy_a2c\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import Protocol
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,19 +63,6 @@ class Classification:
         return (weight * right).sum(0) / np.maximum(weight.sum(0), 1e-12)
 
 
-class MLP(nn.Module):
-    """Layers with ReLUs between them."""
-
-    sizes: tuple[int, ...]
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        for size in self.sizes:
-            x = nn.relu(nn.Dense(size)(x))
-        return nn.Dense(self.outputs)(x)
-
-
 @dataclasses.dataclass(frozen=True)
 class CrossValidation:
     """Fits an MLP on all folds but one, and scores it on that one; every fold once.
@@ -120,19 +108,23 @@ class CrossValidation:
         answers = np.full(truth.shape, np.nan, np.float32)
         x = (x - x.mean(0)) / np.maximum(x.std(0), 1e-6)
         truth = question.normalized(truth, np.maximum(weight, 1e-12))
-        learns = (fold[None] != np.arange(self.folds)[:, None]) & ~checked
-        checks = checked & (fold[None] != np.arange(self.folds)[:, None])
-        # Minibatches are drawn from the front of a list of samples, which is of equal length for all folds.
-        order = np.argsort(~learns, axis=1, kind="stable").astype(np.int32)
-        model, given = MLP(sizes, truth.shape[1]), (x, truth, weight)
-        data = tuple(jnp.asarray(part, jnp.float32) for part in given)
-        fit = functools.partial(_fit, self, question, model)
-        keys = jax.random.split(jax.random.key(self.seed), self.folds)
-        for index, answer in enumerate(np.asarray(fit(data, order, learns.sum(1), checks, keys))):
+        others = fold[None] != np.arange(self.folds)[:, None]
+        generator = np.random.default_rng(self.seed)
+        params = _initial_params((x.shape[1], *sizes, truth.shape[1]), self.folds, generator)
+        minibatches = self._minibatches(others & ~checked, generator)
+        data = tuple(jnp.asarray(part, jnp.float32) for part in (x, truth, weight))
+        found = _fit(self, question, params, data, minibatches, others & checked)
+        for index, answer in enumerate(np.asarray(found)):
             answers[fold == index] = answer[fold == index]
         return np.stack(
             [question.score(answers[fold == f], truth[fold == f], weight[fold == f]) for f in range(self.folds)]
         )
+
+    def _minibatches(self, learns: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Samples that each fold's network learns from [folds, looks, minibatches between two looks, batch]."""
+        looks = max(1, self.steps // self.check_interval)
+        shape = (looks, self.check_interval, self.batch)
+        return np.stack([generator.choice(np.flatnonzero(of_fold), shape) for of_fold in learns]).astype(np.int32)
 
     def _split(self, trajectory: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The fold of every sample [M], and for each fold whether a sample says when to stop [folds, M]."""
@@ -150,41 +142,55 @@ class CrossValidation:
         return fold, checked
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _initial_params(sizes: Sequence[int], folds: int, generator: np.random.Generator) -> Params:
+    """Weights [folds, from, to] of deviation 1 / sqrt(from) and biases 0 of the layers between sizes."""
+    # By NumPy: drawn in the compiled program, they would take longer to compile than the whole fit.
+    return [
+        (
+            (generator.normal(size=(folds, inputs, outputs)) / np.sqrt(inputs)).astype(np.float32),
+            np.zeros((folds, outputs), np.float32),
+        )
+        for inputs, outputs in itertools.pairwise(sizes)
+    ]
+
+
+def _mlp(params: Params, x: Array) -> Array:
+    """Layers with ReLUs between them."""
+    for weights, biases in params[:-1]:
+        x = jax.nn.relu(x @ weights + biases)
+    weights, biases = params[-1]
+    return x @ weights + biases
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _fit(
-    how: CrossValidation, question: Question, model: MLP, data: tuple[Array, Array, Array],
-    order: Array, count: Array, checks: Array, keys: Array,
+    how: CrossValidation, question: Question, params: Params, data: tuple[Array, Array, Array],
+    minibatches: Array, checks: Array,
 ) -> Array:  # fmt: skip
     """Answers to all samples by each fold's network [folds, M, Q]."""
     x, truth, weight = data
     optimizer = optax.adam(optax.cosine_decay_schedule(how.learning_rate, how.steps))
 
     def loss(params: Params, inputs: Array, truth: Array, weight: Array) -> Array:
-        off = question.loss(model.apply({"params": params}, inputs), truth)
+        off = question.loss(_mlp(params, inputs), truth)
         return (weight * off).sum() / jnp.maximum(weight.sum(), 1.0)
 
-    def of_fold(order: Array, count: Array, checks: Array, key: Array) -> Array:
-        init_key, draw_key = jax.random.split(key)
-        params = model.init(init_key, x[:1])["params"]
-
-        def step(carry: tuple, key: Array) -> tuple:
+    def of_fold(params: Params, minibatches: Array, checks: Array) -> Array:
+        def step(carry: tuple, drawn: Array) -> tuple:
             params, opt_state = carry
-            drawn = order[jax.random.randint(key, (how.batch,), 0, count)]
             gradient = jax.grad(loss)(params, x[drawn], truth[drawn], weight[drawn])
             change, opt_state = optimizer.update(gradient, opt_state)
             return (optax.apply_updates(params, change), opt_state), None
 
-        def stretch(carry: tuple, keys: Array) -> tuple:
+        def stretch(carry: tuple, minibatches: Array) -> tuple:
             fitted, best, lowest = carry
-            fitted, _ = jax.lax.scan(step, fitted, keys)
+            fitted, _ = jax.lax.scan(step, fitted, minibatches)
             found = loss(fitted[0], x, truth, weight * checks[:, None])
             best = jax.tree.map(lambda new, old: jnp.where(found < lowest, new, old), fitted[0], best)
             return (fitted, best, jnp.minimum(found, lowest)), None
 
-        stretches = max(1, how.steps // how.check_interval)
-        keys = jax.random.split(draw_key, (stretches, how.check_interval))
         start = ((params, optimizer.init(params)), params, jnp.inf)
-        (_, best, _), _ = jax.lax.scan(stretch, start, keys)
-        return model.apply({"params": best}, x)
+        (_, best, _), _ = jax.lax.scan(stretch, start, minibatches)
+        return _mlp(best, x)
 
-    return jax.vmap(of_fold)(order, count, checks, keys)
+    return jax.vmap(of_fold)(params, minibatches, checks)

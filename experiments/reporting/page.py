@@ -85,7 +85,8 @@ def _experiments(found: Sequence[Experiment]) -> str:
             )
     note = (
         "Final return: mean over agents of complete episodes after training. In brackets: 95 % intervals by the "
-        "bootstrap over two agents or more. An experiment's runs differ in seed and task alone."
+        "bootstrap over two agents or more. An experiment's runs differ in seed and task alone; tasks that it has not "
+        "learned yet are left out."
     )
     return _grid(head, rows, text_columns=2) + f'<p class="lead">{note}</p>'
 

@@ -46,8 +46,9 @@ class Experiment:
         return float(scores.mean()), interval, int(scores.size)
 
     def tasks(self) -> list[str]:
-        """The tasks that any run has learned."""
-        return list(dict.fromkeys(task for run in self.runs for task in (*run.tasks(), *self.curves)))
+        """The tasks on which anything is known; all tasks of the runs where nothing is known yet."""
+        tasks = list(dict.fromkeys(task for run in self.runs for task in (*run.tasks(), *self.curves)))
+        return [task for task in tasks if task in self.curves or self.final_return(task)] or tasks
 
 
 def experiments(runs: Sequence[RunRecord]) -> list[Experiment]:

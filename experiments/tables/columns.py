@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.run_records import SEEDS, RunRecord, grouped_runs, is_scale, read_run, shared_bindings
 from experiments.tables.definitions import Aggregate, Table, Variant
-from framework.aggregates import Interval, mean, stratified_bootstrap
+from framework.aggregates import Interval, Statistic, independent_bootstrap, mean, stratified_bootstrap
 
 _RULE_FROM = ("RUN", "FromRun.path", "weights.FromRun.path")
 
@@ -61,20 +61,36 @@ class OwnColumn:
 
         Where tasks have different numbers of runs, the first of each are taken, as many as the fewest.
         """
-        known = {task: scores for task in self.table.tasks if (scores := self.scores(task)).size}
-        if not known:
+        return _estimate(self.normalized_scores(), aggregate) if self.tasks() else None
+
+    def change(self, reference: OwnColumn, aggregate: Aggregate) -> Estimate | None:
+        """By how much of a reference's aggregate ours differs from it, over the tasks that both have a score of.
+
+        ``None`` where they share no task, or where the reference's aggregate is not positive; there is no interval
+        where that of other seeds might not be.
+        """
+        shared = [task for task in self.tasks() if task in reference.tasks()]
+        if not shared:
             return None
-        runs = min(scores.size for scores in known.values())
-        normalized = [self.table.normalized(task, scores[:runs]) for task, scores in known.items()]
-        return _estimate(np.stack(normalized, axis=1), aggregate)
+        ours, theirs = self.normalized_scores(shared), reference.normalized_scores(shared)
+        if aggregate.statistic(theirs) <= 0.0:
+            return None
+
+        def relative(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+            return aggregate.statistic(one) / aggregate.statistic(other) - 1.0
+
+        interval = None
+        if min(len(ours), len(theirs)) > 1 and _always_positive(theirs, aggregate.statistic):
+            interval = independent_bootstrap(ours, theirs, relative)
+        return Estimate(float(relative(ours, theirs)), interval, min(len(ours), len(theirs)), len(shared))
 
     def tasks(self) -> list[str]:
         """Tasks of the table that have a score."""
         return [task for task in self.table.tasks if self.scores(task).size]
 
-    def normalized_scores(self) -> np.ndarray:
-        """Normalized scores of these tasks [runs, tasks], as `aggregate` takes them."""
-        known = [(task, self.scores(task)) for task in self.tasks()]
+    def normalized_scores(self, tasks: Sequence[str] | None = None) -> np.ndarray:
+        """Normalized scores of some tasks, by default all that have any [runs, tasks], as `aggregate` takes them."""
+        known = [(task, self.scores(task)) for task in (self.tasks() if tasks is None else tasks)]
         runs = min(scores.size for _, scores in known)
         return np.stack([self.table.normalized(task, scores[:runs]) for task, scores in known], axis=1)
 
@@ -99,6 +115,11 @@ def _estimate(scores: np.ndarray, aggregate: Aggregate) -> Estimate:
     runs, tasks = scores.shape
     interval = stratified_bootstrap(scores, aggregate.statistic) if runs > 1 else None
     return Estimate(float(aggregate.statistic(scores)), interval, runs, tasks)
+
+
+def _always_positive(scores: np.ndarray, statistic: Statistic) -> bool:
+    """Whether a statistic that grows with scores is positive whichever runs are drawn: for each task's lowest."""
+    return float(statistic(scores.min(axis=0, keepdims=True))) > 0.0
 
 
 def own_columns(table: Table, runs: Sequence[RunRecord]) -> list[OwnColumn]:

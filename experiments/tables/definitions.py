@@ -111,9 +111,11 @@ class Table:
       only: whether no other configs' runs belong here.
       sweep: that runs them, by name.
       before: a sweep that has to be run first, for the rules that are evaluated.
+      beside: a sweep of a hand-made rule, for a column to compare with.
       task_macros: by which a config chooses tasks: runs that differ in these and in the seed alone make one column.
       measures: further numbers of a run.
-      variants: rows of a table of rules.
+      variants: rows of a table of rules; the first is what the others are compared with.
+      relative: the aggregate that variants are compared by, in percent of the first's; ``None``: they are not.
       agents_are_rows: whether agents, and not tasks, are the rows: of tables of one task, or of aggregates alone.
       footnotes: what a reader has to know.
     """
@@ -133,9 +135,11 @@ class Table:
     env_steps: float | None = None
     only: bool = False
     before: str = ""
+    beside: str = ""
     task_macros: tuple[str, ...] = ()
     measures: tuple[Measure, ...] = ()
     variants: tuple[Variant, ...] = ()
+    relative: Aggregate | None = None
     agents_are_rows: bool = False
     footnotes: tuple[str, ...] = ()
 

@@ -26,7 +26,9 @@ th, td { padding: .18rem .7rem; text-align: right; vertical-align: top; white-sp
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bottom; white-space: normal; }
 tr.summary:not(.summary ~ .summary) td { border-top: 1px solid var(--line); }
-tbody tr:hover { background: var(--shade); }
+.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: var(--paper); }
+tbody tr:hover, .wide tbody tr:hover td:first-child { background: var(--shade); }
+@media (max-width: 34rem) { th, td { padding: .18rem .4rem; } }
 .notes { font-size: .82rem; color: var(--faint); }
 ol.notes { padding-left: 1.4rem; }
 """

@@ -16,8 +16,8 @@ NOT_HELD = "not held"
 SMALL = "small scale"
 _SHARE = "of the paper's steps"
 SMALL_MEANS = (
-    "fewer steps, smaller networks and shorter episodes than the paper's, a test of the pipeline whose numbers are not "
-    "comparable with others"
+    "fewer steps, fewer environments, smaller networks and shorter episodes than the paper's, a test of the pipeline "
+    "whose numbers are not comparable with others"
 )
 
 
@@ -84,7 +84,7 @@ def _tasks_down(
     head = (
         Cell("task"),
         *(Cell(column.label, notes(column.footnotes)) for column in published),
-        *(_own_head(column, column.label, notes) for column in columns),
+        *(_own_head(column, notes) for column in columns),
     )
 
     def row(name: str, of_published: Callable[[PublishedColumn], str], of_own: Callable[[OwnColumn], str]) -> Row:
@@ -119,7 +119,14 @@ def _agents_down(
     table: Table, columns: Sequence[OwnColumn], notes: _Footnotes
 ) -> tuple[tuple[Cell, ...], tuple[Row, ...]]:
     tasks = () if table.aggregates else table.tasks
-    names = [*tasks, *(a.label for a in table.aggregates), *(m.label for m in table.measures), "environment steps"]
+    compared = [_relative_label(table)] if table.relative else []
+    names = [
+        *tasks,
+        *(aggregate.label for aggregate in table.aggregates),
+        *compared,
+        *(measure.label for measure in table.measures),
+        "environment steps",
+    ]
     own = [_SHARE, "runs finished", "runs of a task", "scale"] if columns else []
     head = tuple(map(Cell, ["agent", *names, *own]))
 
@@ -127,20 +134,22 @@ def _agents_down(
         texts = [
             *(_published_score(table, column, task) for task in tasks),
             *(_published_aggregate(table, column, aggregate) for aggregate in table.aggregates),
+            *(NOT_HELD for _ in compared),
             *(NOT_HELD for _ in table.measures),
             _published_steps(column),
             *("" for _ in own),
         ]
         return Row((Cell(column.label, notes(column.footnotes)), *map(Cell, texts)))
 
-    def of_own(column: OwnColumn, label: str) -> Row:
+    def of_own(column: OwnColumn) -> Row:
         texts = [
             *(_own_score(column, task) for task in tasks),
             *(_own_aggregate(column, aggregate) for aggregate in table.aggregates),
+            *(_relative(column, columns) for _ in compared),
             *(_own_measure(column, measure.of_run) for measure in table.measures),
             *(_own_steps(column), _own_share(column), _finished(column), _runs_of_a_task(column), _scale(column)),
         ]
-        return Row((_own_head(column, label, notes), *map(Cell, texts)))
+        return Row((_own_head(column, notes), *map(Cell, texts)))
 
     def missing(variant: Variant) -> Row:
         return Row(tuple(map(Cell, [variant.label, *(NOTHING for _ in names), *(NOTHING for _ in own)])))
@@ -148,15 +157,17 @@ def _agents_down(
     rows = [of_published(column) for column in table.published]
     for variant in table.variants:
         of_variant = [column for column in columns if column.variant == variant]
-        rows += [of_own(column, variant.label) for column in of_variant] or [missing(variant)]
-    rows += [of_own(column, column.label) for column in columns if column.variant is None]
+        rows += [of_own(column) for column in of_variant] or [missing(variant)]
+    rows += [of_own(column) for column in columns if column.variant is None]
     return head, tuple(rows)
 
 
-def _own_head(column: OwnColumn, label: str, notes: _Footnotes) -> Cell:
-    """A column's name, without what commands added to its config, which is a footnote."""
-    name, _, added = label.partition(", ")
-    return Cell(name, notes([*([f"with {added}."] if added else []), *_own_notes(column)]), exact=label)
+def _own_head(column: OwnColumn, notes: _Footnotes) -> Cell:
+    """A column's name: its variant's or its config's; what commands added to the config is a footnote."""
+    if column.variant is not None:
+        return Cell(column.variant.label, notes(_own_notes(column)))
+    name, _, added = column.label.partition(", ")
+    return Cell(name, notes([*([f"with {added}."] if added else []), *_own_notes(column)]), exact=column.label)
 
 
 def _own_notes(column: OwnColumn) -> list[str]:
@@ -205,8 +216,29 @@ def _own_aggregate(column: OwnColumn, aggregate: Aggregate) -> str:
     estimate = column.aggregate(aggregate)
     if estimate is None:
         return NOTHING
-    text = with_interval(estimate, lambda value: f"{value:,.{column.table.digits}f}")
-    return text if estimate.tasks == len(column.table.tasks) else f"{text} ({_tasks(estimate.tasks)})"
+    return _of_tasks(with_interval(estimate, lambda value: f"{value:,.{column.table.digits}f}"), estimate, column.table)
+
+
+def _of_tasks(text: str, estimate: Estimate, table: Table) -> str:
+    """A statistic, and of how many tasks it is where that is not all."""
+    return text if estimate.tasks == len(table.tasks) else f"{text} ({_tasks(estimate.tasks)})"
+
+
+def _relative_label(table: Table) -> str:
+    label = "" if table.relative is None else table.relative.label
+    return f"{label} relative to {table.variants[0].label}"
+
+
+def _relative(column: OwnColumn, columns: Sequence[OwnColumn]) -> str:
+    """By how much a column's aggregate differs from the first variant's, of which there must be one column."""
+    table = column.table
+    references = [other for other in columns if table.variants and other.variant == table.variants[0]]
+    if table.relative is None or len(references) != 1 or column is references[0]:
+        return NOTHING
+    change = column.change(references[0], table.relative)
+    if change is None:
+        return NOTHING
+    return _of_tasks(with_interval(change, lambda value: f"{100 * value:+.0f} %"), change, table)
 
 
 def _tasks(count: int) -> str:
