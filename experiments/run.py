@@ -18,6 +18,7 @@ from framework.config import ConfigError, Loaded, first_difference
 from framework.errors import UserError
 from framework.evaluate import final_return, final_returns
 from framework.experiment import Experiment
+from framework.failures import FailureWatch, explained
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder
 from framework.runs.held_out import Measurement
@@ -49,8 +50,10 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
             "and name its path"
         )
     _join_others(options)
-    with hosts.FailureWatch() as watch:
-        return _run(arguments, options, watch)
+    signals = StopSignals()
+    # One of several that ended while it compiles would leave the others waiting: they stop together, when steps begin.
+    with FailureWatch() as watch, signals if hosts.count() > 1 else contextlib.nullcontext():
+        return _run(arguments, options, watch, signals)
 
 
 def _join_others(options: flags.FlagValues) -> None:
@@ -64,7 +67,7 @@ def _join_others(options: flags.FlagValues) -> None:
     hosts.join(coordinator, processes, process)
 
 
-def _run(arguments: Sequence[str], options: flags.FlagValues, watch: hosts.FailureWatch) -> int:
+def _run(arguments: Sequence[str], options: flags.FlagValues, watch: FailureWatch, signals: StopSignals) -> int:
     loaded = load_experiment(arguments[0], options)
     experiment = loaded.experiment
     _refuse_missing_packages(loaded.name, experiment)
@@ -75,24 +78,34 @@ def _run(arguments: Sequence[str], options: flags.FlagValues, watch: hosts.Failu
             return OK
         run = (folder, loaded.name, loaded.config_hash, Trainer(experiment))
 
-        def failed(error: str) -> None:
+        def recorded(error: str) -> str:
+            """What ended the run, on record, and what is left of it."""
             if hosts.is_writer():
                 folder.write_result(outcome(*run, status="failed", error=error))
-                if saved := Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps():
-                    print(f"{folder.path} holds the state of step {max(saved):,}; the same command goes on from there")
+            return f"{error}; {_what_is_saved(folder, experiment) or f'{folder.path} holds no state yet'}"
 
-        watch.before_leaving = failed
+        watch.last_words = recorded
         try:
             _refuse_unshared_folder(folder)
-            result = train(*run)
+            result = train(*run, signals)
         except Exception as error:
+            watch.settle(error)
             with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
-                failed(hosts.explained(error))
+                recorded(explained(error))
+                if hosts.is_writer() and (saved := _what_is_saved(folder, experiment)):
+                    print(saved)
             raise
         if hosts.is_writer():
             folder.write_result(result)
             print(_ending(folder, result))
         return OK if result["status"] == "finished" else INTERRUPTED
+
+
+def _what_is_saved(folder: RunFolder, experiment: Experiment) -> str | None:
+    if saved := Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints).steps():
+        command = "the same command" if hosts.count() == 1 else "the same command on every host"
+        return f"{folder.path} holds the state of step {max(saved):,}; {command} goes on from there"
+    return None
 
 
 def _is_over(folder: RunFolder, loaded: Loaded, words: Sequence[str]) -> bool:
@@ -192,7 +205,7 @@ def _ending(folder: RunFolder, result: Mapping[str, Any]) -> str:
     return f"stopped at step {result['steps']:,}, state saved in {folder.path}; the same command continues it"
 
 
-def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> dict[str, Any]:
+def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer, signals: StopSignals) -> dict[str, Any]:
     """Trains to the last step or to a signal, and tells the outcome as ``result.json`` does."""
     experiment = trainer.experiment
     checkpoints = Checkpoints(folder.checkpoints, keep=experiment.logging.keep_checkpoints)
@@ -211,7 +224,7 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         if worlds is not None:
             worlds.files()  # What cannot be saved is refused before anything is learned.
         with (
-            StopSignals() as signals,
+            signals,
             _writer(folder, resume_step) as writer,
             Progress(experiment.steps, description=name, initial=resume_step or 0, stream=_shown(closing)) as progress,
         ):

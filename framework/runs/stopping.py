@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 
 class StopSignals:
     """Turns SIGINT and SIGTERM into a flag that the training loop polls; a second SIGINT stops at once.
 
-    A context manager for the main thread; the handlers from before are back after it.
+    A context manager for the main thread; the handlers from before are back after it. Entered again it goes on, and the
+    first exit ends it: several hosts, who stop together, take note of signals before the steps begin.
 
     Attributes:
       requested: name of the first signal received, such as ``SIGTERM``; ``None`` while there was none.
@@ -20,13 +21,18 @@ class StopSignals:
     requested: str | None = None
     _interrupted = False
 
+    def __init__(self) -> None:
+        self._previous: dict[signal.Signals, Any] = {}
+
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        if not self._previous:
+            self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
