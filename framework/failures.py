@@ -118,7 +118,7 @@ class FailureWatch:
     def _talk(self) -> None:
         """Lets the others hear a beat, and notes theirs."""
         me, client, beat = jax.process_index(), hosts.client(), 0
-        while not self._over.wait(BEAT_SECONDS):
+        while True:
             beat += 1
             try:
                 client.key_value_set(f"{_BEATS}{me}", f"{beat} {socket.gethostname()}", allow_overwrite=True)
@@ -133,6 +133,8 @@ class FailureWatch:
                     self._heard[process] = value, now
             if failures:
                 self._follow(Failure(*json.loads(min(failures)[1])))
+                return
+            if self._over.wait(BEAT_SECONDS):
                 return
 
     def _look(self) -> None:

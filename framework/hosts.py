@@ -61,14 +61,17 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         leave(FAILED)
 
     # Who is lost, `framework.failures` finds out: JAX would abort without a word of ours.
-    patience = {"heartbeat_timeout_seconds": _PATIENCE}
     try:
         with before_aborts(before_abort):
             if coordinator in (None, "auto"):
-                jax.distributed.initialize(**patience)
+                jax.distributed.initialize(heartbeat_timeout_seconds=_PATIENCE)
             else:
                 jax.distributed.initialize(
-                    coordinator, processes, process, cluster_detection_method="deactivate", **patience
+                    coordinator,
+                    processes,
+                    process,
+                    cluster_detection_method="deactivate",
+                    heartbeat_timeout_seconds=_PATIENCE,
                 )
     except (RuntimeError, ValueError) as error:
         raise UserError(words.format(str(error).splitlines()[0])) from error

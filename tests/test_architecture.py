@@ -99,6 +99,19 @@ def test_packages_import_only_what_is_below_them() -> None:
     assert not upward
 
 
+def test_components_know_nothing_of_hosts() -> None:
+    """What depends on other processes is the framework's: a component sees the agents of one device."""
+    together = {"framework.hosts", "framework.failures", "framework.leaving"}
+    assert together <= set(OURS)
+    told = [
+        f"{place(path, node)}: {module} imports {name}"
+        for module, path in OURS.items()
+        for node, name in imports(path)
+        if name in together and (top(module) == "components" or (top(module), module) == ("experiments", "x"))
+    ]
+    assert not told
+
+
 def test_launching_needs_no_jax() -> None:
     loaded = {module: loaded_with(module) & JAX_LIBRARIES for module in OURS if top(module) == "launch"}
     assert not any(loaded.values()), loaded
