@@ -1,6 +1,6 @@
-"""Three words for one of several processes that meet, as a program: what they do, which one is special, how many.
+"""One of several processes that meet, as a program: ``meeting.py WHAT SPECIAL COUNT PORT PROCESS``.
 
-``meeting.py WHAT SPECIAL COUNT PORT PROCESS``; they compute together, wait for the special one, or it fails or aborts.
+All ``compute`` something together, or ``wait`` for the special one, which sleeps; or it is to ``fail`` or to ``abort``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from framework import failures, hosts
 failures.PATIENCE_SECONDS, failures.PATIENCE_AFTER_AN_ERROR_SECONDS = 10.0, 4.0
 
 
-def main(what: str, special: int, count: int, port: int, process: int) -> None:
+def meet(what: str, special: int, count: int, port: int, process: int) -> None:
     hosts.join(f"localhost:{port}", count, process)
     with failures.FailureWatch() as watch:
         watch.last_words = lambda reason: f"{reason}; step 7 is saved"
         multihost_utils.process_allgather(np.ones(2))
         hosts.wait_for_all()
         print("together", flush=True)
-        while what != "end":
+        while True:
             if what == "compute":
                 multihost_utils.process_allgather(np.ones(2))
             elif process != special:
@@ -38,4 +38,4 @@ def main(what: str, special: int, count: int, port: int, process: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    meet(sys.argv[1], *map(int, sys.argv[2:]))

@@ -99,17 +99,18 @@ def test_packages_import_only_what_is_below_them() -> None:
     assert not upward
 
 
-def test_components_know_nothing_of_hosts() -> None:
-    """What depends on other processes is the framework's: a component sees the agents of one device."""
-    together = {"framework.hosts", "framework.failures", "framework.leaving"}
-    assert together <= set(OURS)
-    told = [
+def test_few_know_of_other_hosts() -> None:
+    """A component, and most of the framework, sees the agents of one device: who asks for hosts has to ask on all."""
+    of_hosts = re.compile(r"framework\.(hosts|failures|leaving)")
+    may_ask = re.compile(r"framework\.(hosts|failures|parallel|worlds|checkpoint|evaluate|runs\.loop)|experiments\.run")
+    asking = [
         f"{place(path, node)}: {module} imports {name}"
         for module, path in OURS.items()
         for node, name in imports(path)
-        if name in together and (top(module) == "components" or (top(module), module) == ("experiments", "x"))
+        if of_hosts.fullmatch(name) and not may_ask.fullmatch(module)
     ]
-    assert not told
+    assert not asking
+    assert sum(bool(of_hosts.fullmatch(module)) for module in OURS) == 3
 
 
 def test_launching_needs_no_jax() -> None:

@@ -305,6 +305,20 @@ def test_who_fails_is_named(process: int, what: str, status: int, said: str, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_who_waits_for_others_in_vain_is_told(process: int, tmp_path: Path) -> None:
+    """JAX waits for five minutes, here for five seconds, and then aborts."""
+    impatient = "import functools, jax, sys\n" \
+        "jax.distributed.initialize = functools.partial(jax.distributed.initialize, initialization_timeout=5)\n" \
+        "from framework import hosts\n" \
+        "hosts.join(sys.argv[1], 2, int(sys.argv[2]))"  # fmt: skip
+    words = command()[0], "-c", impatient, f"localhost:{free_port()}", str(process)
+    alone = Processes(tmp_path / "alone", [words])
+    assert alone.statuses(60) == [1]
+    assert alone.last_line(0).startswith("the processes of this run cannot meet: JAX waited in vain, as it says above;")
+
+
+@pytest.mark.slow
 def test_an_error_of_one_host_ends_all_and_is_named(tmp_path: Path) -> None:
     """Here the second one, before it has devices to share: the first waits for it, and cannot be interrupted."""
     port = free_port()
