@@ -93,7 +93,11 @@ class FailureWatch:
         if hosts.count() == 1:
             return
         if error is None:
-            hosts.wait_for_all()
+            try:
+                hosts.wait_for_all()
+            except jax.errors.JaxRuntimeError as lost:
+                self.settle(lost)
+                raise
         else:
             self.settle(error)
         with self._leaving:

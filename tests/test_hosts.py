@@ -1,6 +1,6 @@
-"""Several hosts do one run: here, two processes with two devices each, which talk as two machines would.
+"""Several hosts do one run: here, processes with a device or two each, which talk as machines would.
 
-One discovery with lives that end, a replay, a bandit and an optimizer for each agent.
+One discovery with lives that end, a replay, a bandit and an optimizer for each agent; and how all end when one does.
 """
 
 from __future__ import annotations
