@@ -19,8 +19,10 @@ from framework.train import Trainer
 
 def define_flags(options: flags.FlagValues) -> None:
     flags.DEFINE_enum("format", "text", ["text", "json"], "How to print.", flag_values=options)
-    meaning = "Show what each of so many devices would hold."
+    meaning = "Show what each of so many devices would hold; with --hosts, so many of each host."
     flags.DEFINE_integer("devices", None, meaning, lower_bound=1, flag_values=options)
+    meaning = "How many hosts these devices are on, which then do one run."
+    flags.DEFINE_integer("hosts", 1, meaning, lower_bound=1, flag_values=options)
     flags.DEFINE_bool("cost", False, "Compile, and show FLOPs and memory.", flag_values=options)
 
 
@@ -32,10 +34,12 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     Raises:
       ConfigError: all mistakes of the config, or its parts do not fit together.
     """
+    if options.devices is None and options.hosts > 1:
+        raise flags.IllegalFlagValueError(f"--hosts={options.hosts} needs --devices, the number of devices of each")
     loaded = load_config(arguments[0], options)
     trainer = Trainer(loaded.experiment)
     with tracing(arguments[0]):
-        description = describe(trainer, options.devices)
+        description = describe(trainer, options.devices, options.hosts)
     cost = measure_cost(trainer) if options.cost else None
     if options.format == "json":
         print(as_json(loaded, description, cost))

@@ -201,6 +201,7 @@ def _memory(description: Description) -> Section:
     remark, sizes = f"{memory.total:,.3f} MB", {name: size for name, size in memory.parts.items() if size}
     if (devices := description.devices) is not None:
         over = f"{devices.used:,} of {counted(devices.count, 'device')}"
+        over += f" of {devices.hosts} hosts" * (devices.hosts > 1)
         remark += f"; {devices.state_megabytes:,.3f} MB and {counted(devices.agents, 'agent')} on each of {over}"
     if len(groups) > 1 or groups[0].agents == 1:
         return Section("State", remark, columns([(_words(name), _megabytes(x)) for name, x in sizes.items()], (1,)))

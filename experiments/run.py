@@ -18,6 +18,7 @@ from framework.config import ConfigError, Loaded, first_difference
 from framework.errors import UserError
 from framework.evaluate import final_return, final_returns
 from framework.experiment import Experiment
+from framework.failures import FailureWatch, explained
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder, open_run
 from framework.runs.held_out import Measurement
@@ -46,8 +47,10 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     if options.workdir == "":
         raise flags.IllegalFlagValueError("--workdir names no folder: name one, or leave it out")
     _join_others(options)
-    with hosts.FailureWatch() as watch:
-        return _run(arguments, options, watch)
+    signals = StopSignals()
+    # One of several that ended while it compiles would leave the others waiting: they stop together, when steps begin.
+    with FailureWatch() as watch, signals if hosts.count() > 1 else contextlib.nullcontext():
+        return _run(arguments, options, watch, signals)
 
 
 def _join_others(options: flags.FlagValues) -> None:
@@ -61,40 +64,43 @@ def _join_others(options: flags.FlagValues) -> None:
     hosts.join(coordinator, processes, process)
 
 
-def _run(arguments: Sequence[str], options: flags.FlagValues, watch: hosts.FailureWatch) -> int:
+def _run(arguments: Sequence[str], options: flags.FlagValues, watch: FailureWatch, signals: StopSignals) -> int:
     loaded = load_experiment(arguments[0], options)
     experiment = loaded.experiment
     _refuse_missing_packages(loaded.name, experiment)
     default = Path("runs") / loaded.name / f"{loaded.config_hash}-s{experiment.seed}"
     with open_run(options.workdir or str(default)) as folder:
-        return _run_in(folder, loaded, command_words(arguments, options), watch)
+        return _run_in(folder, loaded, command_words(arguments, options), watch, signals)
 
 
-def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: hosts.FailureWatch) -> int:
+def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: FailureWatch, signals: StopSignals) -> int:
     with folder.claimed() if hosts.is_writer() else contextlib.nullcontext():
         if hosts.by_writer(lambda: _is_over(folder, loaded, words)):
             return OK
         run = (folder, loaded.name, loaded.config_hash, Trainer(loaded.experiment))
 
-        def failed(error: str) -> None:
+        def recorded(error: str) -> str:
+            """What ended the run, on record, and what is left of it."""
             if hosts.is_writer():
                 folder.write_result(outcome(*run, status="failed", error=error))
-                if saved := _checkpoints(folder, loaded.experiment).steps():
-                    print(f"{folder} holds the state of step {max(saved):,}; the same command goes on from there")
+            return f"{error}; {_what_is_saved(folder, loaded.experiment) or f'{folder} holds no state yet'}"
 
-        def before_leaving(error: str) -> None:
+        def last_words(error: str) -> str:
             try:
-                failed(error)
+                return recorded(error)
             finally:
                 folder.release()
 
-        watch.before_leaving = before_leaving
+        watch.last_words = last_words
         try:
             _refuse_unshared_folder(folder)
-            result = train(*run)
+            result = train(*run, signals)
         except Exception as error:
+            watch.settle(error)
             with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
-                failed(hosts.explained(error))
+                recorded(explained(error))
+                if hosts.is_writer() and (saved := _what_is_saved(folder, loaded.experiment)):
+                    print(saved)
             raise
         if hosts.is_writer():
             folder.write_result(result)
@@ -107,6 +113,13 @@ def _checkpoints(folder: RunFolder, experiment: Experiment) -> Checkpoints:
     keep = experiment.logging.keep_checkpoints
     # The points up to a checkpoint have to be there before it is: no run that continues writes them again.
     return Checkpoints(folder.checkpoints, keep=keep, objects=objects, before_completing=folder.publish)
+
+
+def _what_is_saved(folder: RunFolder, experiment: Experiment) -> str | None:
+    if saved := _checkpoints(folder, experiment).steps():
+        command = "the same command" if hosts.count() == 1 else "the same command on every host"
+        return f"{folder} holds the state of step {max(saved):,}; {command} goes on from there"
+    return None
 
 
 def _is_over(folder: RunFolder, loaded: Loaded, words: Sequence[str]) -> bool:
@@ -208,7 +221,7 @@ def _ending(folder: RunFolder, result: Mapping[str, Any]) -> str:
     return f"stopped at step {result['steps']:,}, state saved in {folder}; the same command continues it"
 
 
-def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> dict[str, Any]:
+def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer, signals: StopSignals) -> dict[str, Any]:
     """Trains to the last step or to a signal, and tells the outcome as ``result.json`` does."""
     experiment = trainer.experiment
     checkpoints = _checkpoints(folder, experiment)
@@ -227,7 +240,7 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer) -> d
         if worlds is not None:
             worlds.files()  # What cannot be saved is refused before anything is learned.
         with (
-            StopSignals() as signals,
+            signals,
             _writer(folder, resume_step) as writer,
             Progress(experiment.steps, description=name, initial=resume_step or 0, stream=_shown(closing)) as progress,
         ):

@@ -46,14 +46,15 @@ from framework.update_rule import UpdateRule, parts
 _INNERMOST_PARENTHESES = re.compile(r"\([^()]*\)")
 
 
-def describe(trainer: Trainer, devices: int | None = None) -> Description:
+def describe(trainer: Trainer, devices: int | None = None, hosts: int = 1) -> Description:
     """What a trainer's experiment is composed of; shapes come from tracing, and no device does any work.
 
     The step itself is not traced, which takes long where meta-gradients are part of it.
 
     Args:
       trainer: of the experiment.
-      devices: on how many devices the state is to be spread in thought.
+      devices: on how many devices of each host the state is to be spread in thought.
+      hosts: on how many hosts.
     """
     experiment, populations = trainer.experiment, trainer.populations
     shapes = _shapes(populations[0].lifecycle)
@@ -84,7 +85,7 @@ def describe(trainer: Trainer, devices: int | None = None) -> Description:
             seed=experiment.seed,
         ),
         memory_megabytes=memory,
-        devices=None if devices is None else describe_devices(groups, memory, devices),
+        devices=None if devices is None else describe_devices(groups, memory, devices, hosts),
     )
 
 

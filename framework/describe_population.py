@@ -133,12 +133,19 @@ def memory_of_run(trainer: Trainer, groups: Sequence[GroupDescription], meta_par
     return MemoryDescription(parts=dict(sizes), total=sum(sizes.values()))
 
 
-def describe_devices(groups: Sequence[GroupDescription], memory: MemoryDescription, devices: int) -> DevicesDescription:
-    """What each of some devices holds of a state of this size."""
-    used = mesh_size([group.agents for group in groups], devices)
+def describe_devices(
+    groups: Sequence[GroupDescription], memory: MemoryDescription, devices: int, hosts: int
+) -> DevicesDescription:
+    """What each of some devices on each of some hosts holds of a state of this size.
+
+    Raises:
+      UserError: where the agents cannot be spread evenly over the hosts.
+    """
+    used = mesh_size([group.agents for group in groups], devices, hosts)
     of_agents = sum(group.agents * group.memory_megabytes.total for group in groups)
     return DevicesDescription(
-        count=devices,
+        count=devices * hosts,
+        hosts=hosts,
         used=used,
         agents=sum(group.agents for group in groups) // used,
         state_megabytes=of_agents / used + memory.total - of_agents,

@@ -406,13 +406,15 @@ class DevicesDescription:
     """What the devices of a machine, or of many, would hold of a run.
 
     Attributes:
-      count: how many there are.
+      count: how many there are on all hosts.
+      hosts: how many hosts do the run together.
       used: over how many of them agents are spread.
       agents: on each of these, in all groups.
       state_megabytes: on each of these: its agents, and the rule, which all of them hold.
     """
 
     count: int
+    hosts: int
     used: int
     agents: int
     state_megabytes: float

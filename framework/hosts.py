@@ -6,16 +6,12 @@ such as writing a file of the run, the *writer* does: process 0.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import itertools
 import json
 import os
 import sys
-import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,21 +19,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from framework.errors import UserError
+from framework.leaving import FAILED, before_aborts, leave
 from framework.types import PyTree
 
 T = TypeVar("T")
 
-FAILED, INTERRUPTED = 1, 130
-"""Exit status of a process that leaves because of an error, or of Ctrl-C."""
-
 _PATIENCE = 24 * 3600
 """Seconds that a process waits for the others, who may be evaluating or reading; of one that is gone it is told."""
 
-_POLL_SECONDS = 0.5
-_LEAVE_SECONDS = 10
-"""How often a process looks whether another one has failed, and how long the failing one lets itself be seen."""
-
-_FAILURES = "rulespace/failures/"
 _counter = itertools.count()
 
 
@@ -62,16 +51,30 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         return
     # Our own handler of SIGTERM lets all processes stop after the same step.
     jax.config.update("jax_enable_preemption_service", False)
+    words = (
+        "the processes of this run cannot meet: {}; start all of them with the same --coordinator and --processes, and "
+        "see that its port can be reached from every host"
+    )
+
+    def before_abort() -> None:
+        print(words.format("JAX waited in vain, as it says above"), file=sys.stderr)
+        leave(FAILED)
+
+    # Who is lost, `framework.failures` finds out: JAX would abort without a word of ours.
     try:
-        if coordinator in (None, "auto"):
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
+        with before_aborts(before_abort):
+            if coordinator in (None, "auto"):
+                jax.distributed.initialize(heartbeat_timeout_seconds=_PATIENCE)
+            else:
+                jax.distributed.initialize(
+                    coordinator,
+                    processes,
+                    process,
+                    cluster_detection_method="deactivate",
+                    heartbeat_timeout_seconds=_PATIENCE,
+                )
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"the processes of this run cannot meet: {str(error).splitlines()[0]}; start all of them with the same "
-            "--coordinator and --processes, and see that its port can be reached from every host"
-        ) from error
+        raise UserError(words.format(str(error).splitlines()[0])) from error
 
 
 def _in_a_slice() -> bool:
@@ -122,12 +125,12 @@ def exchanged(value: T) -> list[T]:
     """
     if count() == 1:
         return [value]
-    client, place = _client(), f"rulespace/exchanges/{next(_counter)}"
-    client.key_value_set(f"{place}/{jax.process_index()}", json.dumps(value))
-    client.wait_at_barrier(place, _PATIENCE * 1000)
-    values = [json.loads(client.blocking_key_value_get(f"{place}/{i}", 60_000)) for i in range(count())]
-    client.wait_at_barrier(f"{place}/read", _PATIENCE * 1000)
-    client.key_value_delete(f"{place}/{jax.process_index()}")
+    talk, place = client(), f"rulespace/exchanges/{next(_counter)}"
+    talk.key_value_set(f"{place}/{jax.process_index()}", json.dumps(value))
+    talk.wait_at_barrier(place, _PATIENCE * 1000)
+    values = [json.loads(talk.blocking_key_value_get(f"{place}/{i}", 60_000)) for i in range(count())]
+    talk.wait_at_barrier(f"{place}/read", _PATIENCE * 1000)
+    talk.key_value_delete(f"{place}/{jax.process_index()}")
     return values
 
 
@@ -166,101 +169,7 @@ def own_rows(tree: PyTree) -> PyTree:
     return jax.tree.map(rows, tree)
 
 
-# How all of them end when one fails
-
-
-def explained(error: BaseException) -> str:
-    """What an error means to who reads of it on another host."""
-    words = str(error) or type(error).__name__
-    if isinstance(error, KeyboardInterrupt):
-        return "it was interrupted"
-    if isinstance(error, jax.errors.JaxRuntimeError) and count() > 1:
-        return (
-            f"another process of this run is gone, or a device failed ({words.splitlines()[0]}); start all of them "
-            "again, they go on from the last checkpoint"
-        )
-    return words
-
-
-class FailureWatch:
-    """An error of one process ends all, and all say what it was; a context around all that they do together.
-
-    A process that waits for the others cannot be interrupted: another thread looks out for failures, and ends it.
-
-    Attributes:
-      before_leaving: called with the words of another process's error before this one ends.
-    """
-
-    def __init__(self) -> None:
-        self.before_leaving: Callable[[str], None] = lambda error: None
-        self._over, self._leaving = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Self:
-        if count() > 1:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if count() == 1:
-            return
-        if error is None:
-            wait_for_all()
-            self._over.set()
-            self._thread.join()
-            return
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            # Most likely another process is gone; should it have said why, the thread is about to end this one.
-            self._over.wait(4 * _POLL_SECONDS)
-        with self._leaving:
-            self._over.set()
-            words = explained(error)
-            # JAX would wait for the others at exit, who are about to leave.
-            atexit.register(_leave, INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
-            try:
-                _client().key_value_set(f"{_FAILURES}{jax.process_index()}", words)
-                _wait_to_leave()
-            except jax.errors.JaxRuntimeError:
-                pass  # The coordinator is gone, and all who asked it with it.
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            raise UserError(words) from error
-
-    def _look(self) -> None:
-        while not self._over.wait(_POLL_SECONDS):
-            try:
-                failures = _client().key_value_dir_get(_FAILURES)
-            except jax.errors.JaxRuntimeError:
-                continue  # The process that holds them is gone; whoever computes hears of it by itself.
-            if failures:
-                with self._leaving:
-                    if not self._over.is_set():
-                        self._follow(*min(failures))
-
-    def _follow(self, key: str, words: str) -> None:
-        """Ends this process after another one."""
-        error = f"process {key.removeprefix(_FAILURES)} of {count()} failed: {words}"
-        try:
-            self.before_leaving(error)
-            print(error, file=sys.stderr)
-            _wait_to_leave()
-        finally:
-            _leave(FAILED)
-
-
-def _wait_to_leave() -> None:
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # Some process hangs, or is gone.
-        _client().wait_at_barrier("rulespace/leaving", _LEAVE_SECONDS * 1000)
-
-
-def _leave(status: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def _client() -> Any:
+def client() -> Any:
     """What JAX's processes talk through; it has no public name, orbax takes it from here too."""
     from jax._src import distributed
 

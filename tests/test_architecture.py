@@ -99,6 +99,20 @@ def test_packages_import_only_what_is_below_them() -> None:
     assert not upward
 
 
+def test_few_know_of_other_hosts() -> None:
+    """A component, and most of the framework, sees the agents of one device: who asks for hosts has to ask on all."""
+    of_hosts = re.compile(r"framework\.(hosts|failures|leaving)")
+    may_ask = re.compile(r"framework\.(hosts|failures|parallel|worlds|checkpoint|evaluate|runs\.loop)|experiments\.run")
+    asking = [
+        f"{place(path, node)}: {module} imports {name}"
+        for module, path in OURS.items()
+        for node, name in imports(path)
+        if of_hosts.fullmatch(name) and not may_ask.fullmatch(module)
+    ]
+    assert not asking
+    assert sum(bool(of_hosts.fullmatch(module)) for module in OURS) == 3
+
+
 def test_launching_needs_no_jax() -> None:
     loaded = {module: loaded_with(module) & JAX_LIBRARIES for module in OURS if top(module) == "launch"}
     assert not any(loaded.values()), loaded

@@ -585,6 +585,17 @@ def test_what_each_of_some_devices_holds(discovery: str, capsys: pytest.CaptureF
     assert described.devices.state_megabytes == pytest.approx(2 * of_agent + whole - 6 * of_agent)
 
 
+def test_what_each_device_of_several_hosts_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    """Twelve agents are spread over three of the four devices of each of two hosts."""
+    words = "ppo_catch", "--gin.Group.agents=12"
+    told = " ".join(printed(capsys, *words, "--devices=4", "--hosts=2").split())
+    assert "2 agents on each of 6 of 8 devices of 2 hosts" in told
+    assert cli.main(["describe", *words, "--devices=4", "--hosts=5"]) == 1
+    assert "12 agents cannot be spread evenly over 5 hosts" in capsys.readouterr().err
+    assert cli.main(["describe", *words, "--hosts=2"]) == 2
+    assert "--hosts=2 needs --devices" in capsys.readouterr().err
+
+
 def test_text_says_where_bindings_come_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "mine.gin").write_text("include 'experiments/ppo_catch.gin'\n\nSTEPS = 7\n")
     lines = printed(capsys, "mine.gin", "--gin.SEED=3").splitlines()

@@ -1,6 +1,6 @@
-"""Several hosts do one run: here, two processes with two devices each, which talk as two machines would.
+"""Several hosts do one run: here, processes with a device or two each, which talk as machines would.
 
-One discovery with lives that end, a replay, a bandit and an optimizer for each agent.
+One discovery with lives that end, a replay, a bandit and an optimizer for each agent; and how all end when one does.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from meta_parameters import assert_same_but_for_rounding
 from running import (
     ROOT,
     SMALL_DISCOVERY,
@@ -32,11 +34,10 @@ from running import (
 )
 
 from experiments import cli
-from framework import hosts
-from framework.checkpoint import restore_newest, state_sha256
+from framework import failures, hosts
+from framework.checkpoint import state_sha256
 from framework.errors import UserError
 from framework.parallel import Agents, mesh_size
-from framework.types import Params
 
 STEPS = 20
 DISCOVERY = (
@@ -45,6 +46,14 @@ DISCOVERY = (
     *intervals(logging=1, checkpoints=1, episodes=2),
     f"--gin.Logging.keep_checkpoints={STEPS + 1}",
 )
+ON_CATCH = (
+    SMALL_DISCOVERY,
+    "--gin.Experiment.groups=[@catch/Group()]",
+    *intervals(logging=1, checkpoints=1, episodes=0),
+    f"--gin.Logging.keep_checkpoints={STEPS + 1}",
+)
+"""A quarter of the discovery: two agents, none on grid worlds."""
+ENDLESS = (*ON_CATCH[:2], *intervals(logging=1, checkpoints=10**6, episodes=0))
 MIXED = (
     str(ROOT / "tests" / "small_mixed.gin"),
     "--gin.Group.agents=2",
@@ -55,33 +64,24 @@ MIXED = (
 
 
 class Processes:
-    """A run by several processes, each of which may be told to end; in a folder, or at an address of a bucket."""
+    """Processes that meet, each of which may be told to end; what they print is kept beside the folder."""
 
-    def __init__(
-        self, folder: Path, *words: str, processes: int, devices: int, steps: int = STEPS, address: str = ""
-    ) -> None:
+    def __init__(self, folder: Path, commands: Sequence[Sequence[str]], **variables: str) -> None:
         self.folder = folder
-        together: Sequence[tuple[str, ...]] = [()]
-        if processes > 1:
-            port = free_port()
-            together = [
-                (f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}")
-                for process in range(processes)
-            ]
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        self._logs = [folder.with_name(f"{folder.name}.{process}.log") for process in range(processes)]
+        self._logs = [folder.with_name(f"{folder.name}.{process}.log") for process in range(len(commands))]
         self.started = []
-        for place, log in zip(together, self._logs, strict=True):
+        for words, log in zip(commands, self._logs, strict=True):
             with log.open("w") as written:
-                self.started.append(
-                    subprocess.Popen(
-                        command("run", *words, *place, f"--workdir={address or folder}", f"--gin.STEPS={steps}"),
-                        stdout=written, stderr=subprocess.STDOUT, env=process_environment() | {"XLA_FLAGS": flags},
-                    )
-                )  # fmt: skip
+                started = subprocess.Popen(
+                    words, stdout=written, stderr=subprocess.STDOUT, env=process_environment() | variables
+                )
+            self.started.append(started)
 
     def printed(self, process: int = 0) -> str:
         return self._logs[process].read_text()
+
+    def last_line(self, process: int) -> str:
+        return self.printed(process).splitlines()[-1]
 
     def statuses(self, seconds: float = 500) -> list[int]:
         """Exit statuses, when all have ended; none is left behind."""
@@ -97,14 +97,45 @@ class Processes:
         assert self.statuses() == [0] * len(self.started), "\n".join(map(self.printed, range(len(self.started))))
         return self.folder
 
-    def wait_for_point(self, seconds: float = 500) -> None:
-        """Returns as soon as the run says how far it is."""
+    def wait_until(self, happened: Callable[[], object], seconds: float = 500) -> None:
+        """Returns as soon as something has happened."""
         deadline = time.monotonic() + seconds
-        while not re.search(r"step [\d,]+/", self.printed()):
+        while not happened():
             ended = [process.poll() for process in self.started]
-            assert set(ended) == {None}, "\n".join(map(self.printed, range(len(self.started))))
-            assert time.monotonic() < deadline
+            if set(ended) != {None} or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail("\n".join(map(self.printed, range(len(self.started)))))
             time.sleep(0.05)
+
+    def wait_for_point(self) -> None:
+        """Returns as soon as the run says how far it is."""
+        self.wait_until(lambda: re.search(r"step [\d,]+/", self.printed()))
+
+    def kill(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+
+def run_by(
+    folder: Path, *words: str, processes: int, devices: int, steps: int = STEPS, address: str = "", **variables: str
+) -> Processes:
+    """A run by several processes, in a folder or at an address of a bucket."""
+    together: Sequence[tuple[str, ...]] = [()]
+    if processes > 1:
+        port = free_port()
+        together = [
+            (f"--coordinator=localhost:{port}", f"--processes={processes}", f"--process={process}")
+            for process in range(processes)
+        ]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    own = (f"--workdir={address or folder}", f"--gin.STEPS={steps}")
+    commands = [command("run", *words, *place, *own) for place in together]
+    return Processes(folder, commands, XLA_FLAGS=flags, **variables)
+
+
+READS_CACHE = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9"}
+"""For who is killed: half an entry in the cache of programs would be left to all other tests."""
 
 
 def free_port() -> int:
@@ -130,95 +161,77 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+def test_one_host_continues_what_two_began(folder: Path) -> None:
+    """And does what they did, to the last bit: over lives and births, with as many devices."""
+    two = run_by(folder / "two_on_catch", *ON_CATCH, processes=2, devices=1, steps=8).finished()
+    assert sum(point["agents/lives_completed"] for point in points_of(two)[4:]) > 0
+    continued = run_by(interrupted(two, 4), *ON_CATCH, processes=1, devices=2, steps=8)
+    assert_same_run(continued.finished(), two)
+    assert "from step 4" in continued.printed()
+
+
 @pytest.fixture(scope="module")
 def two_hosts(folder: Path) -> Path:
     """Two processes with two devices each."""
-    return Processes(folder / "two_hosts", *DISCOVERY, processes=2, devices=2).finished()
+    return run_by(folder / "two_hosts", *DISCOVERY, processes=2, devices=2).finished()
 
 
 @pytest.fixture(scope="module")
 def one_host(folder: Path) -> Path:
     """One process with four devices."""
-    return Processes(folder / "one_host", *DISCOVERY, processes=1, devices=4).finished()
+    return run_by(folder / "one_host", *DISCOVERY, processes=1, devices=4).finished()
 
 
+@pytest.mark.slow
 def test_two_hosts_are_one_with_as_many_devices(two_hosts: Path, one_host: Path) -> None:
-    """To the last bit, over lives and births."""
-    assert sum(point["agents/lives_completed"] for point in points_of(two_hosts)) > 0
+    """To the last bit, with several groups of agents."""
     assert_same_run(two_hosts, one_host)
-
-
-def test_one_host_continues_what_two_began(two_hosts: Path, one_host: Path) -> None:
-    continued = Processes(interrupted(two_hosts, 15), *DISCOVERY, processes=1, devices=4)
-    assert_same_run(continued.finished(), one_host)
-    assert "from step 15" in continued.printed()
 
 
 @pytest.mark.slow
 def test_two_hosts_continue_what_one_began(one_host: Path) -> None:
-    continued = Processes(interrupted(one_host, 15), *DISCOVERY, processes=2, devices=2)
+    continued = run_by(interrupted(one_host, 15), *DISCOVERY, processes=2, devices=2)
     assert_same_run(continued.finished(), one_host)
     assert "from step 15" in continued.printed(0)
     assert "from step" not in continued.printed(1)
 
 
-@pytest.fixture(scope="module")
-def shapes() -> Params:
-    """Shapes of the meta-parameters."""
-    from framework.config import load
-    from framework.experiment import Experiment
-    from framework.train import Trainer
-
-    return Trainer(load(SMALL_DISCOVERY, root=Experiment).experiment).meta_params_shapes()
-
-
-def meta_params(run: Path, step: int, shapes: Params) -> Params:
-    """A run's meta-parameters after a meta-step."""
-    alone = run / f"checkpoint_{step}"
-    alone.mkdir(exist_ok=True)
-    if not (alone / str(step)).exists():
-        (alone / str(step)).symlink_to(run / "checkpoints" / str(step))
-    restored = restore_newest(alone, shapes, within=".meta_params")
-    assert restored is not None
-    return restored[1]
-
-
 @pytest.mark.slow
-def test_one_device_finds_the_same_but_for_rounding(two_hosts: Path, folder: Path, shapes: Params) -> None:
+def test_one_device_finds_the_same_but_for_rounding(two_hosts: Path, folder: Path) -> None:
     """Four agents of one device are summed up in another order; their actions are the same for 20 meta-steps."""
-    one_device = Processes(folder / "one_device", *DISCOVERY, processes=1, devices=1).finished()
+    one_device = run_by(folder / "one_device", *DISCOVERY, processes=1, devices=1).finished()
     for name in ("return/wide", "return/tall", "return/catch_3x3"):
         returns, others = ([point[name] for point in points_of(run)] for run in (one_device, two_hosts))
         assert returns == others
     for step, relative in ((1, 1e-6), (STEPS, 1e-4)):
-        one, other = (meta_params(run, step, shapes) for run in (one_device, two_hosts))
-        for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-            np.testing.assert_allclose(x, y, rtol=relative, atol=relative * np.abs(y).max())
+        assert_same_but_for_rounding(one_device, two_hosts, step, relative)
 
 
 @pytest.mark.slow
 def test_each_host_steps_and_saves_its_own_environments(folder: Path) -> None:
     """As one host with as many devices does, which goes on from what two have saved, and they from what it has."""
-    two = Processes(folder / "mixed_two", *MIXED, processes=2, devices=1, steps=12).finished()
-    one = Processes(folder / "mixed_one", *MIXED, processes=1, devices=2, steps=12).finished()
+    two = run_by(folder / "mixed_two", *MIXED, processes=2, devices=1, steps=12).finished()
+    one = run_by(folder / "mixed_one", *MIXED, processes=1, devices=2, steps=12).finished()
     assert_same_run(two, one)
     saved = {path.name for path in (two / "checkpoints" / "12").glob("environments_*")}
     assert saved == {f"environments_{group}_{place}.pickle" for group in (0, 1) for place in (0, 1)}
     for run, processes in ((two, 1), (one, 2)):
-        continued = Processes(interrupted(run, 6), *MIXED, processes=processes, devices=2 // processes, steps=12)
+        continued = run_by(interrupted(run, 6), *MIXED, processes=processes, devices=2 // processes, steps=12)
         assert_same_run(continued.finished(), one)
+
+
+# How they end together.
+
+SILENT = r"(nothing was heard of it for \d+ seconds|it no longer answers)"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
-def test_one_host_that_is_told_to_end_stops_all_with_the_state_saved(
-    process: int, folder: Path, tmp_path: Path
-) -> None:
-    words = (*DISCOVERY[:2], *intervals(logging=1, checkpoints=10**6, episodes=0))
-    run = Processes(tmp_path / "run", *words, processes=2, devices=2, steps=10**6)
+def test_one_host_that_is_told_to_end_stops_all_with_the_state_saved(process: int, tmp_path: Path) -> None:
+    run = run_by(tmp_path / "run", *ENDLESS, processes=2, devices=1, steps=10**6)
     run.wait_for_point()
     run.started[process].send_signal(signal.SIGTERM)
-    assert run.statuses(60) == [130, 130]
+    assert run.statuses(100) == [130, 130]
     result = result_of(run.folder)
     assert result["status"] == "interrupted"
     assert (run.folder / "checkpoints" / str(result["steps"]) / "manifest.json").is_file()
@@ -226,15 +239,89 @@ def test_one_host_that_is_told_to_end_stops_all_with_the_state_saved(
 
 
 @pytest.mark.slow
-def test_a_host_that_is_lost_ends_the_others(tmp_path: Path) -> None:
-    words = (*DISCOVERY[:2], *intervals(logging=1, checkpoints=10**6, episodes=0))
-    run = Processes(tmp_path / "run", *words, processes=2, devices=2, steps=10**6)
-    run.wait_for_point()
+def test_one_host_that_is_told_to_end_while_it_compiles_stops_all_before_the_first_step(tmp_path: Path) -> None:
+    run = run_by(tmp_path / "run", *ENDLESS, processes=2, devices=1, steps=10**6)
+    run.wait_until(lambda: "Gloo" in run.printed(1))  # Their devices have met; the first program is not there yet.
+    run.started[1].send_signal(signal.SIGTERM)
+    assert run.statuses(300) == [130, 130]
+    assert (result_of(run.folder)["status"], result_of(run.folder)["steps"]) == ("interrupted", 0)
+
+
+@pytest.mark.slow
+def test_a_host_is_killed_and_another_number_of_hosts_goes_on(one_host: Path, tmp_path: Path) -> None:
+    """The others say who is lost and what is saved; one with four devices ends where it does without them."""
+    run = run_by(tmp_path / "run", *DISCOVERY, processes=2, devices=2, **READS_CACHE)
+    run.wait_until(lambda: (run.folder / "checkpoints" / "2").exists())
     run.started[1].kill()
-    first, _ = run.statuses(200)
-    # Whoever computes hears of it and says so; whoever waits is ended by JAX, after its heartbeat's 100 seconds.
-    words = {1: "another process of this run is gone", -signal.SIGABRT: "another task died"}
-    assert words[first] in run.printed(0)
+    assert run.statuses(100) == [1, -signal.SIGKILL]
+    assert re.fullmatch(
+        rf"process 1 of 2, on \S+, is lost: {SILENT}; {run.folder} holds the state of "
+        r"step \d+; the same command on every host goes on from there",
+        run.last_line(0),
+    )
+    assert "is lost" in result_of(run.folder)["error"]
+    assert_same_run(run_by(run.folder, *DISCOVERY, processes=1, devices=4).finished(), one_host)
+
+
+def meeting(tmp_path: Path, what: str, special: int = 0, count: int = 2) -> Processes:
+    """Processes that do little together: see ``meeting.py``."""
+    port = free_port()
+    program = [sys.executable, str(ROOT / "tests" / "meeting.py"), what, str(special), str(count), str(port)]
+    return Processes(tmp_path / what, [[*program, str(process)] for process in range(count)])
+
+
+LOST = rf"process {{}} of {{}}, on \S+, is lost: {SILENT}; step 7 is saved"
+
+
+@pytest.mark.parametrize(
+    ("what", "lost", "count"),
+    [
+        ("compute", 1, 2),
+        pytest.param("compute", 0, 3, marks=pytest.mark.slow),
+        pytest.param("compute", 2, 3, marks=pytest.mark.slow),
+        pytest.param("wait", 1, 3, marks=pytest.mark.slow),
+        pytest.param("wait", 0, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_host_ends_all_and_is_named(what: str, lost: int, count: int, tmp_path: Path) -> None:
+    """Whether they compute something or wait for it, and even if it is the one by way of which they talk."""
+    processes = meeting(tmp_path, what, lost, count)
+    processes.wait_until(lambda: "together" in processes.printed())
+    processes.started[lost].kill()
+    statuses = processes.statuses(60)
+    assert statuses.pop(lost) == -signal.SIGKILL
+    assert set(statuses) == {1}
+    for process in {*range(count)} - {lost}:
+        assert re.fullmatch(LOST.format(lost, count), processes.last_line(process))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "status", "said"), [("fail", 1, "failed: broken"), ("abort", -signal.SIGABRT, "was aborted by a library")]
+)
+@pytest.mark.parametrize("process", [0, 1])
+def test_who_fails_is_named(process: int, what: str, status: int, said: str, tmp_path: Path) -> None:
+    """Process 0 cannot say that it aborts, with which goes what they talk through."""
+    processes = meeting(tmp_path, what, process)
+    statuses = processes.statuses(60)
+    assert statuses.pop(process) == status
+    assert statuses == [1]
+    assert said in processes.last_line(1 - process) or (what == "abort" and process == 0)
+    assert processes.last_line(1 - process).startswith(f"process {process} of 2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_who_waits_for_others_in_vain_is_told(process: int, tmp_path: Path) -> None:
+    """JAX waits for five minutes, here for five seconds, and then aborts."""
+    impatient = "import functools, jax, sys\n" \
+        "jax.distributed.initialize = functools.partial(jax.distributed.initialize, initialization_timeout=5)\n" \
+        "from framework import hosts\n" \
+        "hosts.join(sys.argv[1], 2, int(sys.argv[2]))"  # fmt: skip
+    words = command()[0], "-c", impatient, f"localhost:{free_port()}", str(process)
+    alone = Processes(tmp_path / "alone", [words])
+    assert alone.statuses(60) == [1]
+    assert alone.last_line(0).startswith("the processes of this run cannot meet: JAX waited in vain, as it says above;")
 
 
 @pytest.mark.slow
@@ -246,25 +333,14 @@ def test_an_error_of_one_host_ends_all_and_is_named(tmp_path: Path) -> None:
         "run.train = train\n" \
         "from experiments import cli\n" \
         "raise SystemExit(cli.main())"  # fmt: skip
-    started = []
-    for process in (0, 1):
-        words = ("run", *DISCOVERY, f"--coordinator=localhost:{port}", "--processes=2", f"--process={process}")
-        program = command(*words) if process == 0 else [command()[0], "-c", failing, *words]
-        started.append(
-            subprocess.Popen(
-                [*program, f"--workdir={tmp_path / 'run'}"],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=process_environment(),
-            )
-        )  # fmt: skip
-    errors = [process.communicate(timeout=200)[1] for process in started]
-    assert [process.returncode for process in started] == [1, 1]
-    assert "process 1 of 2 failed: the emulator of this host is broken" in errors[0]
-    assert "the emulator of this host is broken" in errors[1]
-    result = result_of(tmp_path / "run")
-    assert (result["status"], result["error"]) == (
-        "failed",
-        "process 1 of 2 failed: the emulator of this host is broken",
-    )
+    places = [(f"--coordinator=localhost:{port}", "--processes=2", f"--process={process}") for process in (0, 1)]
+    words = [("run", *ON_CATCH, *place, f"--workdir={tmp_path / 'run'}") for place in places]
+    run = Processes(tmp_path / "run", [command(*words[0]), [command()[0], "-c", failing, *words[1]]])
+    assert run.statuses(200) == [1, 1]
+    named = "process 1 of 2 failed: the emulator of this host is broken"
+    assert run.last_line(0) == f"{named}; {run.folder} holds no state yet"
+    assert "the emulator of this host is broken" in run.last_line(1)
+    assert (result_of(run.folder)["status"], result_of(run.folder)["error"]) == ("failed", named)
 
 
 # Without any other process.
@@ -279,7 +355,7 @@ def test_alone_everything_is_ones_own() -> None:
     rows = np.arange(6.0).reshape(3, 2)
     np.testing.assert_array_equal(hosts.own_rows(agents.spread(rows)), rows)
     assert agents.given(rows) is rows
-    with hosts.FailureWatch():
+    with failures.FailureWatch():
         hosts.wait_for_all()
 
 
@@ -359,7 +435,7 @@ def test_two_hosts_that_share_a_bucket_alone(folder: Path) -> None:
     from object_server import BUCKET, serving
 
     words = (*SMALL_PPO, "--gin.Group.agents=2", *intervals(logging=1, checkpoints=1, episodes=2))
-    expected = Processes(folder / "alone", *words, processes=1, devices=2).finished()
+    expected = run_by(folder / "alone", *words, processes=1, devices=2).finished()
     with serving() as server:
         address = f"gs://{BUCKET}/runs/ppo"
         manifest = threading.Event()
@@ -371,16 +447,15 @@ def test_two_hosts_that_share_a_bucket_alone(folder: Path) -> None:
                 time.sleep(600)
 
         server.before = before
-        killed = Processes(folder / "killed", *words, processes=2, devices=1, address=address)
+        killed = run_by(folder / "killed", *words, processes=2, devices=1, address=address)
         assert manifest.wait(500), "\n".join(map(killed.printed, range(2)))
-        for process in killed.started:
-            process.kill()
+        killed.kill()
         assert killed.statuses() == [-signal.SIGKILL] * 2
         assert any(name.startswith("checkpoints/6/state/") for name in server.below("runs/ppo"))
-        continued = Processes(folder / "continued", *words, processes=2, devices=1, address=address, steps=12)
+        continued = run_by(folder / "continued", *words, processes=2, devices=1, address=address, steps=12)
         continued.finished()
         assert f"continuing {address} from step 5" in continued.printed()
-        ended = Processes(folder / "ended", *words, processes=1, devices=2, address=address)
+        ended = run_by(folder / "ended", *words, processes=1, devices=2, address=address)
         ended.finished()
         assert f"continuing {address} from step 12" in ended.printed()
         assert_same_run(server.copy_to(folder / "fetched", "runs/ppo"), expected)

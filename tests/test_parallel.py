@@ -12,16 +12,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from meta_parameters import assert_same_but_for_rounding
 from running import SMALL_DISCOVERY, command, intervals, points_of, process_environment, result_of
 
-from framework.checkpoint import restore_newest
 from framework.errors import UserError
 from framework.parallel import Agents, mean_over_agents, mesh_for
-from framework.types import Array, Params
+from framework.types import Array
 
 STEPS = 20
 ONE_BY_ONE = "--gin.Group.chunk=1"
@@ -72,27 +71,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("runs"))
 
 
-@pytest.fixture(scope="module")
-def shapes() -> Params:
-    """Shapes of the meta-parameters."""
-    from framework.config import load
-    from framework.experiment import Experiment
-    from framework.train import Trainer
-
-    return Trainer(load(SMALL_DISCOVERY, root=Experiment).experiment).meta_params_shapes()
-
-
-def meta_params(folder: Path, shapes: Params, step: int) -> Params:
-    """A run's meta-parameters after a meta-step."""
-    alone = folder / f"checkpoint_{step}"
-    alone.mkdir(exist_ok=True)
-    if not (alone / str(step)).exists():
-        (alone / str(step)).symlink_to(folder / "checkpoints" / str(step))
-    restored = restore_newest(alone, shapes, within=".meta_params")
-    assert restored is not None
-    return restored[1]
-
-
 @pytest.mark.slow
 def test_equally_many_agents_on_each_device_are_the_same_agents(runs: Runs) -> None:
     """To the last bit, over lives and births: two agents have a device each, be there two devices or four."""
@@ -119,13 +97,10 @@ def test_held_out_agents_are_on_devices_of_their_own(runs: Runs) -> None:
     ("devices", "words"), [(1, ()), pytest.param(2, (ONE_BY_ONE,), marks=pytest.mark.slow)], ids=["one", "two"]
 )
 def test_other_devices_find_the_same_but_for_rounding(
-    runs: Runs, shapes: Params, devices: int, words: tuple[str, ...], steps: int, relative: float
+    runs: Runs, devices: int, words: tuple[str, ...], steps: int, relative: float
 ) -> None:
     """A program for one device, or for agents at once, sums up in another order."""
-    folders = runs.made(devices, *words), runs.made(4, ONE_BY_ONE, *HELD_OUT)
-    one, other = (meta_params(folder, shapes, steps) for folder in folders)
-    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(x, y, rtol=relative, atol=relative * np.abs(y).max())
+    assert_same_but_for_rounding(runs.made(devices, *words), runs.made(4, ONE_BY_ONE, *HELD_OUT), steps, relative)
 
 
 def double(shared: Array, agent: dict[str, Array], number: Array) -> dict[str, Array]:

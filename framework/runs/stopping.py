@@ -18,7 +18,8 @@ class StopSignals:
     Python takes notice of a signal when what it has called returns, and a step may be compiled for minutes: that the
     signal was received is therefore said by a thread of its own.
 
-    A context manager for the main thread; the handlers from before are back after it.
+    A context manager for the main thread; the handlers from before are back after it. Entered again it goes on, and the
+    first exit ends it: several hosts, who stop together, take note of signals before the steps begin.
 
     Attributes:
       requested: name of the first signal received, such as ``SIGTERM``; ``None`` while there was none.
@@ -27,7 +28,12 @@ class StopSignals:
     requested: str | None = None
     _interrupted = False
 
+    def __init__(self) -> None:
+        self._closing: contextlib.ExitStack | None = None
+
     def __enter__(self) -> Self:
+        if self._closing is not None:
+            return self
         self._closing = contextlib.ExitStack()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -42,7 +48,9 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.close()
+        if self._closing is not None:
+            self._closing.close()
+        self._closing = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
