@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import cli
 from framework.errors import UserError
+from framework.leaving import FAILED, OK
 from framework.runs.curves import Panel, draw_panels
 from framework.runs.metrics import read_metrics
 
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw_panels(options.out, [panel_of(run) for run in options.runs], title=options.title)
     except UserError as error:
         print(error, file=sys.stderr)
-        return cli.FAILED
-    return 0
+        return FAILED
+    return OK
 
 
 if __name__ == "__main__":

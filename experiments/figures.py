@@ -48,7 +48,7 @@ def draw_table(folder: Path, table: Table, columns: Sequence[OwnColumn]) -> list
     Raises:
       RunFolderError: when the disk refuses.
     """
-    with disk_errors(f"use {folder} for figures"):
+    with disk_errors(f"use {folder} for figures", "--figures"):
         folder.mkdir(parents=True, exist_ok=True)
     scored = [column for column in columns if column.tasks()]
     drawn = [folder / "learning_curves.png"] if draw_curves(folder / "learning_curves.png", table, columns) else []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import cli
 from framework.errors import UserError
+from framework.leaving import FAILED, INTERRUPTED, OK
 
 if TYPE_CHECKING:
     from experiments.comparison import Comparison, Contender
@@ -64,7 +65,7 @@ class Quickstart:
             flush=True,
         )
         comparison, contenders, weights = self._prepare()
-        if (status := self._discover()) != cli.OK:
+        if (status := self._discover()) != OK:
             return status
         results = self._compare(comparison, contenders, weights)
         _write(self.folder / "comparison.json", results)
@@ -74,14 +75,14 @@ class Quickstart:
             f"\nThis took {(time.monotonic() - begin) / 60:.1f} minutes. The rule is in {self.run}, all numbers in "
             f"{self.folder / 'comparison.json'},\nthe picture in {self.folder / 'quickstart.png'}."
         )
-        return cli.OK
+        return OK
 
     def _discover(self) -> int:
         words = ["run", self.discovery, f"--workdir={self.run}", f"--gin.SEED={self.seed}"]
         words += [f"--gin_file={file}" for file in self.gin_files]
         print(f"$ rulespace {' '.join(words)}", flush=True)
         status = cli.main([*words, *(f"--gin_bindings={binding}" for binding in self.of_discovery)])
-        if status == cli.FAILED:
+        if status == FAILED:
             print(f"The discovery failed. To begin anew, remove {self.run}.", file=sys.stderr)
         return status
 
@@ -267,10 +268,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Quickstart(options.folder, options.seed, *names, gin_files=tuple(options.gin_file)).main()
     except UserError as error:
         print(error, file=sys.stderr)
-        return cli.FAILED
+        return FAILED
     except KeyboardInterrupt:
         print("quickstart: interrupted; the same command goes on", file=sys.stderr)
-        return cli.INTERRUPTED
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

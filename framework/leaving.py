@@ -10,8 +10,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-FAILED, INTERRUPTED = 1, 130
-"""Exit status of a process that leaves because of an error, or of Ctrl-C."""
+OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses of the command: fine, failed with the reason in words, wrong usage, stopped (by Ctrl-C or a signal)."""
 
 
 def leave(status: int) -> None:

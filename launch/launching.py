@@ -12,6 +12,7 @@ from rich.table import Table
 
 from framework.errors import UserError
 from framework.gin_files.mistakes import ConfigError
+from framework.leaving import INTERRUPTED, OK
 from launch import places, planning
 from launch.consoles import wide_console
 from launch.fetching import fetched
@@ -20,7 +21,6 @@ from launch.states import State, UnitStatus, counted, status_of
 from launch.sweep import SweepError
 from launch.sweep_file import SMALL, SweepFile, read_sweep
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
 _SHOWN_UNITS = 24
 
 

@@ -68,7 +68,7 @@ def write(findings: Findings, folder: Path, *, title: str, overwrite: bool = Fal
     """
     refuse_existing(folder, overwrite=overwrite)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.saving")
-    with disk_errors(f"write {folder}"):
+    with disk_errors(f"write {folder}", "--out"):
         try:
             building.mkdir(parents=True)
             write_atomically(building / "numbers.json", f"{strict_json(findings.numbers, indent=1)}\n".encode())

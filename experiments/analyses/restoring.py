@@ -13,6 +13,7 @@ from framework.errors import UserError
 from framework.experiment import Experiment
 from framework.group import Group
 from framework.population import Population
+from framework.runs.contract import CONFIG
 from framework.runs.folder import RunFolder
 from framework.train import Trainer
 from framework.types import AgentState, Params, TrainState
@@ -97,7 +98,7 @@ def restored(path: Path, options: flags.FlagValues, *, step: int | None = None, 
       UserError: where there is no such run, checkpoint or group.
     """
     folder = RunFolder(_run_folder(path))
-    loaded = load_config(str(folder.path / "config.gin"), options)
+    loaded = load_config(str(folder.path / CONFIG), options)
     trainer = Trainer(loaded.experiment)
     found = restore_newest(folder.checkpoints, trainer.state_shapes(), at=step)
     if found is None:
@@ -106,9 +107,9 @@ def restored(path: Path, options: flags.FlagValues, *, step: int | None = None, 
 
 
 def _run_folder(path: Path) -> Path:
-    if (path / "config.gin").is_file():
+    if (path / CONFIG).is_file():
         return path
-    runs = sorted(config.parent for config in path.glob("*/config.gin"))
+    runs = sorted(config.parent for config in path.glob(f"*/{CONFIG}"))
     if len(runs) == 1:
         return runs[0]
     if runs:

@@ -13,6 +13,7 @@ import numpy as np
 from experiments.run_records import SEEDS, RunRecord, grouped_runs, is_scale, read_run, shared_bindings
 from experiments.tables.definitions import Aggregate, Table, Variant
 from framework.aggregates import Interval, Statistic, independent_bootstrap, mean, stratified_bootstrap
+from framework.runs.contract import COMMAND
 
 _RULE_FROM = ("RUN", "FromRun.path", "weights.FromRun.path")
 
@@ -175,7 +176,7 @@ def _discovery(run: RunRecord) -> RunRecord | None:
     values: Mapping[str, str] = {**run.settings, **run.bindings}
     for name in _RULE_FROM:
         for path in _names(values.get(name, "")):
-            if (Path(path) / "command.json").is_file():
+            if (Path(path) / COMMAND).is_file():
                 return read_run(Path(path))
     return None
 
