@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--title", default="", help="above the picture")
     options = parser.parse_args(argv)
     try:
-        draw_panels(options.out, [panel_of(run) for run in options.runs], title=options.title)
+        draw_panels(options.out, [panel_of(run) for run in options.runs], title=options.title, option="--out")
     except UserError as error:
         print(error, file=sys.stderr)
         return FAILED

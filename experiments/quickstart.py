@@ -182,7 +182,7 @@ def _label(config: str) -> str:
 def _write(path: Path, results: Mapping[str, Any]) -> None:
     from framework.runs.storage import disk_errors, strict_json, write_atomically
 
-    with disk_errors(f"write {path}"):
+    with disk_errors(f"write {path}", "--folder"):
         write_atomically(path, strict_json(results, indent=1).encode())
 
 
@@ -198,7 +198,7 @@ def _draw(path: Path, results: Mapping[str, Any], run: Path) -> None:
     for task in next(iter(rules.values()))["tasks"]:
         lines = {name: rule["tasks"][task]["curve"] for name, rule in rules.items()}
         panels.append(Panel(title=f"Learning on {task}, never seen before", lines=lines, unit="environment steps"))
-    draw_panels(path, panels, title="An update rule is discovered, and used")
+    draw_panels(path, panels, title="An update rule is discovered, and used", option="--folder")
 
 
 def _report(results: Mapping[str, Any]) -> str:

@@ -24,6 +24,10 @@ POLL_SECONDS = 1.0
 """How long the device is kept busy between two looks at the signals and the clock."""
 
 
+_OF_EPISODES = ("episode/", "return/", "return_by_age/", "return_by_agent/")
+"""Beginnings of the names of what is measured over complete episodes."""
+
+
 class Reached(NamedTuple):
     """Where a run stands: its state, its step, and how long it took, earlier starts included."""
 
@@ -133,8 +137,7 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
     """
     discovery = trainer.experiment.discovery
     if discovery is None:
-        of_episodes = {name for lifecycle in trainer.lifecycles for name in lifecycle.environment.spec.episode_numbers}
-        _refuse_non_finite({name: mean for name, mean in means.items() if name not in of_episodes}, step)
+        _refuse_non_finite(means, step, trainer)
         return
     lost = means["agents/lost_share"]
     if lost > discovery.max_faulty_share:
@@ -152,14 +155,14 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
         )
 
 
-def _refuse_non_finite(means: Mapping[str, float], step: int) -> None:
-    """Ends a run whose numbers are lost, before its state takes the place of a sound one.
-
-    Raises:
-      UserError: where a loss or an update is not finite.
-    """
-    of_episodes = ("episode/", "return/", "return_by_age/", "return_by_agent/")
-    lost = [name for name, mean in means.items() if not name.startswith(of_episodes) and not math.isfinite(mean)]
+def _refuse_non_finite(means: Mapping[str, float], step: int, trainer: Trainer) -> None:
+    """Refuses losses and updates that are not finite; what is measured over episodes may be, where none has ended."""
+    of_episodes = {name for lifecycle in trainer.lifecycles for name in lifecycle.environment.spec.episode_numbers}
+    lost = [
+        name
+        for name, mean in means.items()
+        if not math.isfinite(mean) and name not in of_episodes and not name.startswith(_OF_EPISODES)
+    ]
     if lost:
         raise UserError(
             f"the run has diverged: at step {step:,} {', '.join(lost)} are not finite; lower the learning rate or "

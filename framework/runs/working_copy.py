@@ -41,8 +41,10 @@ class WorkingCopy:
     def claimed(self) -> Iterator[list[str]]:
         """Keeps every other process from writing to the folder; gives the names of what it holds."""
         with Lease(self.objects) as self._lease:
-            yield [name for name in self.objects.names() if name != LOCK]
-        self._lease = None
+            try:
+                yield [name for name in self.objects.names() if name != LOCK]
+            finally:
+                self._lease = None
 
     def release(self) -> None:
         """Ends the claim of a process that is about to leave by the shortest way."""
