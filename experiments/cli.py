@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from framework.errors import UserError, closest, did_you_mean
-from framework.leaving import FAILED, INTERRUPTED, OK, WRONG_USAGE
+from framework.exit_status import FAILED, INTERRUPTED, OK, WRONG_USAGE
 
 _OWN_PACKAGES = ("framework", "components", "experiments", "launch")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from framework.errors import UserError
-from framework.leaving import FAILED, OK
+from framework.exit_status import FAILED, OK
 from framework.runs.curves import Panel, draw_panels
 from framework.runs.metrics import read_metrics
 

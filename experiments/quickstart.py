@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import cli
 from framework.errors import UserError
-from framework.leaving import FAILED, INTERRUPTED, OK
+from framework.exit_status import FAILED, INTERRUPTED, OK
 
 if TYPE_CHECKING:
     from experiments.comparison import Comparison, Contender

@@ -17,9 +17,9 @@ from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import ConfigError, Loaded, first_difference
 from framework.errors import UserError
 from framework.evaluate import final_return, final_returns
+from framework.exit_status import INTERRUPTED, OK
 from framework.experiment import Experiment
 from framework.failures import FailureWatch, explained
-from framework.leaving import INTERRUPTED, OK
 from framework.runs.contract import Ending
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder, open_run

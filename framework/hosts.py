@@ -19,7 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from framework.errors import UserError
-from framework.leaving import FAILED, before_aborts, leave
+from framework.exit_status import FAILED
+from framework.leaving import before_aborts, leave
 from framework.types import PyTree
 
 T = TypeVar("T")

@@ -10,9 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-"""Exit statuses of the command: fine, failed with the reason in words, wrong usage, stopped (by Ctrl-C or a signal)."""
-
 
 def leave(status: int) -> None:
     """Ends this process now, whatever its threads do."""

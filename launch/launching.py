@@ -11,8 +11,8 @@ from absl import flags
 from rich.table import Table
 
 from framework.errors import UserError
+from framework.exit_status import INTERRUPTED, OK
 from framework.gin_files.mistakes import ConfigError
-from framework.leaving import INTERRUPTED, OK
 from launch import places, planning
 from launch.consoles import wide_console
 from launch.fetching import fetched

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from framework.leaving import OK
+from framework.exit_status import OK
 from launch.consoles import wide_console
 from launch.fetching import fetched
 from launch.grid import GridFolder

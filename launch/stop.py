@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from framework.errors import UserError
-from framework.leaving import OK
+from framework.exit_status import OK
 from launch.grid import GridFolder
 from launch.job import GRACE_SECONDS
 from launch.places import place_of

@@ -17,8 +17,8 @@ from experiments.quickstart import OURS, UNTRAINED, Quickstart
 from framework.aggregates import interquartile_mean
 from framework.config import load
 from framework.errors import UserError
+from framework.exit_status import FAILED, INTERRUPTED, OK
 from framework.experiment import Experiment
-from framework.leaving import FAILED, INTERRUPTED, OK
 from framework.runs.curves import Panel, draw_panels
 from framework.trials import Curves
 
