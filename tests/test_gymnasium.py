@@ -284,11 +284,11 @@ def test_a_module_of_ones_own_is_told_from_what_it_registers(tmp_path: Path, mon
     (tmp_path / "these_worlds.py").touch()
     (tmp_path / "failing_worlds.py").write_text("raise RuntimeError('no licence')")
     # The guess is an id that can be given: it names the module as well.
-    with pytest.raises(ValueError, match=r"no environment 'these_worlds:CartPool-v1'\. Did you mean 'these_worlds:CartPole-v1'"):
+    with pytest.raises(ValueError, match=r"'these_worlds:CartPool-v1'\. Did you mean 'these_worlds:CartPole-v1'\?$"):
         Gymnasium("these_worlds:CartPool-v1")
     with pytest.raises(ValueError, match=r"^the module failing_worlds cannot be imported: RuntimeError: no licence$"):
         Gymnasium("failing_worlds:Walk-v0")
-    with pytest.raises(ValueError, match=r"^the module nowhere cannot be imported: ModuleNotFoundError: No module named"):
+    with pytest.raises(ValueError, match=r"^the module nowhere cannot be imported: ModuleNotFoundError: No module"):
         Gymnasium("nowhere:CartPole-v1")
 
 
