@@ -141,7 +141,8 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
         raise UserError(
             f"the discovery has come apart: up to step {step:,}, {lost:.0%} of the agents' meta-steps gave "
             "numbers that are not finite or exploded; lower the agents' or the meta learning rate, in another folder, "
-            "see that all rewards are finite, or raise Discovery.max_faulty_share; the last checkpoint is from before"
+            "see that all rewards and observations are finite, or raise Discovery.max_faulty_share; the last "
+            "checkpoint is from before"
         )
     error = means["meta/replay_error"]
     if error > discovery.max_replay_error:
@@ -163,7 +164,7 @@ def _refuse_non_finite(means: Mapping[str, float], step: int) -> None:
     if lost:
         raise UserError(
             f"the run has diverged: at step {step:,} {', '.join(lost)} are not finite; lower the learning rate or "
-            "limit the gradient, in another folder, and see that all rewards are finite"
+            "limit the gradient, in another folder, and see that all rewards and observations are finite"
         )
 
 
