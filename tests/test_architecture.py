@@ -102,7 +102,9 @@ def test_packages_import_only_what_is_below_them() -> None:
 def test_few_know_of_other_hosts() -> None:
     """A component, and most of the framework, sees the agents of one device: who asks for hosts has to ask on all."""
     of_hosts = re.compile(r"framework\.(hosts|failures|leaving)")
-    may_ask = re.compile(r"framework\.(hosts|failures|parallel|worlds|checkpoint|evaluate|runs\.loop)|experiments\.run")
+    may_ask = re.compile(
+        r"framework\.(hosts|failures|parallel|worlds|checkpoint(_files)?|evaluate|runs\.loop)|experiments\.run"
+    )
     asking = [
         f"{place(path, node)}: {module} imports {name}"
         for module, path in OURS.items()
