@@ -19,6 +19,7 @@ from framework.errors import UserError
 from framework.evaluate import final_return, final_returns
 from framework.experiment import Experiment
 from framework.failures import FailureWatch, explained
+from framework.host_environments.worlds import Worlds
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder, open_run
 from framework.runs.held_out import Measurement
@@ -27,7 +28,6 @@ from framework.runs.metrics import MetricsWriter, Writer, WrittenElsewhere, read
 from framework.runs.progress import Progress
 from framework.runs.stopping import StopSignals
 from framework.train import Trainer
-from framework.worlds import Worlds
 
 OK, INTERRUPTED = 0, 130
 

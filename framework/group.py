@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from framework.agent import Agent
-from framework.host_crew import PATIENCE
+from framework.host_environments.crew import PATIENCE
 from framework.interfaces import Bandit, HostEnvironment, Lifetime, PrioritizedReplay, Replay, Suite
 from framework.numbers import Hyperparameter
 from framework.registry import NO_IDENTITY, Problem, component

@@ -12,7 +12,7 @@ import pytest
 
 from components.streams.atari import ATARI57, AtariGame, AtariStream, Shrinking
 from components.suites.atari import Atari
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.specs import EnvironmentSpec
 from framework.testing.host import check_host_environment
 

@@ -24,7 +24,7 @@ from framework.agent import Agent
 from framework.errors import UserError
 from framework.experiment import Experiment
 from framework.group import Group
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.meta_network import MetaNetwork
 from framework.specs import ArraySpec, EnvironmentSpec
 from framework.testing.networks import check_torso

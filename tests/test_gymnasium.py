@@ -13,7 +13,7 @@ from gymnasium import spaces
 from components.streams.gymnasium import GymnasiumEnvironment
 from components.suites.gymnasium import Gymnasium
 from framework.errors import UserError
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.specs import ArraySpec, EnvironmentSpec, Resume
 from framework.testing.host import check_host_environment
 

@@ -10,7 +10,7 @@ import pytest
 from components.streams.nethack import OBSERVATION, PACKAGE, NetHackStream, NetHackTask
 from components.suites.nethack import NetHackChallenge, NetHackScore
 from framework.errors import UserError
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.requirements import Requirement
 from framework.specs import Resume, map_parts, spec_of
 from framework.testing.host import check_host_environment

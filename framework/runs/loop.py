@@ -13,12 +13,12 @@ from framework import hosts
 from framework.checkpoint import Checkpoints
 from framework.errors import UserError
 from framework.experiment import Logging
+from framework.host_environments.worlds import Worlds
 from framework.runs.held_out import Measurement
 from framework.runs.metrics import Writer
 from framework.runs.progress import Progress
 from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import TrainState
-from framework.worlds import Worlds
 
 POLL_SECONDS = 1.0
 """How long the device is kept busy between two looks at the signals and the clock."""
