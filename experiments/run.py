@@ -20,6 +20,7 @@ from framework.evaluate import final_return, final_returns
 from framework.exit_status import INTERRUPTED, OK
 from framework.experiment import Experiment
 from framework.failures import FailureWatch, explained
+from framework.host_environments.worlds import Worlds
 from framework.runs.contract import Ending
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder, open_run
@@ -29,7 +30,6 @@ from framework.runs.metrics import MetricsWriter, Writer, WrittenElsewhere, read
 from framework.runs.progress import Progress
 from framework.runs.stopping import StopSignals
 from framework.train import Trainer
-from framework.worlds import Worlds
 
 
 def define_flags(options: flags.FlagValues) -> None:

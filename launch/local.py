@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from framework.errors import UserError
-from framework.host_crew import usable_cores
+from framework.host_environments.crew import usable_cores
 from framework.runs.storage import strict_json
 from launch.grid import GridFolder, GridUnit
 from launch.places import Request, told

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from framework.host import HostPool
-from framework.host_arrays import HostStep
+from framework.host_environments.arrays import HostStep
+from framework.host_environments.pool import HostPool
 
 
 def play(pool: HostPool, actions: np.ndarray) -> HostStep:

@@ -13,7 +13,7 @@ from pools import assert_same, play_at_random
 
 from components.streams.atari import ATARI57, AtariGame, AtariStream, Shrinking
 from components.suites.atari import Atari
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.specs import EnvironmentSpec
 from framework.testing.host import check_host_environment
 

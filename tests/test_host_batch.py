@@ -12,9 +12,9 @@ from pools import assert_same, play
 from test_host import Counter
 
 from framework.errors import UserError
-from framework.host import HostPool
-from framework.host_arrays import STAND_STILL
-from framework.host_batch import BatchRow
+from framework.host_environments.arrays import STAND_STILL
+from framework.host_environments.batch import BatchRow
+from framework.host_environments.pool import HostPool
 from framework.specs import Resume
 from framework.testing.host import check_host_environment
 

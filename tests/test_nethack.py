@@ -11,7 +11,7 @@ from pools import assert_same, play_at_random
 from components.streams.nethack import OBSERVATION, PACKAGE, NetHackStream, NetHackTask
 from components.suites.nethack import NetHackChallenge, NetHackScore
 from framework.errors import UserError
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.requirements import Requirement
 from framework.specs import Resume, spec_of
 from framework.testing.host import check_host_environment

@@ -11,8 +11,8 @@ from pools import play
 from components.streams.procgen import GAMES, ProcGenBatch, ProcGenGame
 from components.suites.procgen import ProcGen
 from framework.errors import UserError
-from framework.host import HostPool
-from framework.host_arrays import HostStep
+from framework.host_environments.arrays import HostStep
+from framework.host_environments.pool import HostPool
 from framework.requirements import Requirement
 from framework.specs import Resume
 

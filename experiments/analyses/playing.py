@@ -14,6 +14,7 @@ from flax import struct
 from experiments.analyses.restoring import RestoredRun
 from framework import keys
 from framework.errors import UserError
+from framework.host_environments.worlds import HostGroup, in_turns
 from framework.interfaces import Target
 from framework.keys import Role
 from framework.lifecycle import Lifecycle
@@ -21,7 +22,6 @@ from framework.population import Population
 from framework.rollout import actor_at, initial_actor, unroll
 from framework.types import AgentState, Array, LearnerState, Life, Params, RuleCarry, RuleInputs, Trajectory
 from framework.update_rule import UpdateRule
-from framework.worlds import HostGroup, in_turns
 
 
 class Played(struct.PyTreeNode):

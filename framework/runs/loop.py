@@ -13,12 +13,12 @@ from framework import hosts
 from framework.checkpoint import Checkpoints
 from framework.errors import UserError
 from framework.experiment import Logging
+from framework.host_environments.worlds import Worlds
 from framework.runs.held_out import Measurement
 from framework.runs.metrics import Writer
 from framework.runs.progress import Progress
 from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import TrainState
-from framework.worlds import Worlds
 
 POLL_SECONDS = 1.0
 """How long the device is kept busy between two looks at the signals and the clock."""
@@ -144,7 +144,8 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
         raise UserError(
             f"the discovery has come apart: up to step {step:,}, {lost:.0%} of the agents' meta-steps gave "
             "numbers that are not finite or exploded; lower the agents' or the meta learning rate, in another folder, "
-            "see that all rewards are finite, or raise Discovery.max_faulty_share; the last checkpoint is from before"
+            "see that all rewards and observations are finite, or raise Discovery.max_faulty_share; the last "
+            "checkpoint is from before"
         )
     error = means["meta/replay_error"]
     if error > discovery.max_replay_error:
@@ -166,7 +167,7 @@ def _refuse_non_finite(means: Mapping[str, float], step: int, trainer: Trainer) 
     if lost:
         raise UserError(
             f"the run has diverged: at step {step:,} {', '.join(lost)} are not finite; lower the learning rate or "
-            "limit the gradient, in another folder, and see that all rewards are finite"
+            "limit the gradient, in another folder, and see that all rewards and observations are finite"
         )
 
 
