@@ -19,8 +19,8 @@ from components.suites.nethack import NetHackChallenge, NetHackScore
 from components.suites.procgen import ProcGen
 from framework.environment import Batched
 from framework.group import Group
-from framework.host import HostPool
-from framework.host_crew import usable_cores
+from framework.host_environments.crew import usable_cores
+from framework.host_environments.pool import HostPool
 from framework.interfaces import Environment, HostEnvironment, Suite
 
 Play = Callable[[int], None]

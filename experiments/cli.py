@@ -13,8 +13,8 @@ from pathlib import Path
 from absl import flags
 
 from framework.errors import UserError, closest, did_you_mean
+from framework.exit_status import FAILED, INTERRUPTED, OK, WRONG_USAGE
 
-OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 _OWN_PACKAGES = ("framework", "components", "experiments", "launch")
 
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import cli
 from framework.errors import UserError
+from framework.exit_status import FAILED, OK
 from framework.runs.curves import Panel, draw_panels
 from framework.runs.metrics import read_metrics
 
@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--title", default="", help="above the picture")
     options = parser.parse_args(argv)
     try:
-        draw_panels(options.out, [panel_of(run) for run in options.runs], title=options.title)
+        draw_panels(options.out, [panel_of(run) for run in options.runs], title=options.title, option="--out")
     except UserError as error:
         print(error, file=sys.stderr)
-        return cli.FAILED
-    return 0
+        return FAILED
+    return OK
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def draw_table(folder: Path, table: Table, columns: Sequence[OwnColumn]) -> list
     Raises:
       RunFolderError: when the disk refuses.
     """
-    with disk_errors(f"use {folder} for figures"):
+    with disk_errors(f"use {folder} for figures", "--figures"):
         folder.mkdir(parents=True, exist_ok=True)
     scored = [column for column in columns if column.tasks()]
     drawn = [folder / "learning_curves.png"] if draw_curves(folder / "learning_curves.png", table, columns) else []
@@ -64,7 +64,7 @@ def draw_table(folder: Path, table: Table, columns: Sequence[OwnColumn]) -> list
 
 def pairs_of(columns: Sequence[OwnColumn]) -> list[tuple[OwnColumn, OwnColumn]]:
     """Columns that have a task in common."""
-    return [(one, other) for one, other in itertools.combinations(columns, 2) if _common(one, other)]
+    return [(one, other) for one, other in itertools.combinations(columns, 2) if one.shared_tasks(other)]
 
 
 def column_name(column: OwnColumn, columns: Sequence[OwnColumn]) -> str:
@@ -90,7 +90,7 @@ def draw_curves(path: Path, table: Table, columns: Sequence[OwnColumn]) -> bool:
     if panels:
         left_out = len(panels) - _MOST_PANELS
         title = table.title + (f" (the first {_MOST_PANELS} tasks of {len(panels)})" if left_out > 0 else "")
-        draw_panels(path, panels[:_MOST_PANELS], title=title)
+        draw_panels(path, panels[:_MOST_PANELS], title=title, option="--figures")
     return bool(panels)
 
 
@@ -126,14 +126,14 @@ def draw_aggregates(path: Path, table: Table, columns: Sequence[OwnColumn]) -> P
         axes = figure.add_subplot(1, len(table.aggregates), index + 1)
         style_axes(axes, title=aggregate.label, unit=_unit(table), value="")
         for place, known in zip(places, published, strict=False):
-            scores = [table.normalized(task, np.asarray(known.scores[task])) for task in table.tasks]
-            axes.plot(float(aggregate.statistic(np.asarray(scores))), place, "o", color=_PUBLISHED)
+            if (value := table.published_aggregate(known, aggregate)) is not None:
+                axes.plot(value, place, "o", color=_PUBLISHED)
         for place, column, color in zip(places[len(published) :], columns, line_colors(len(columns)), strict=True):
             if estimate := column.aggregate(aggregate):
                 _draw_interval(axes, place, estimate.value, estimate.interval, color)
         axes.set_yticks(places, names if index == 0 else [""] * len(names))
         axes.set_ylim(-0.7, len(names) - 0.3)
-    save_figure(figure, path)
+    save_figure(figure, path, "--figures")
     return path
 
 
@@ -159,7 +159,7 @@ def draw_profiles(path: Path, table: Table, columns: Sequence[OwnColumn]) -> Pat
             axes.fill_between(thresholds, *band, step="post", color=color, alpha=0.18, linewidth=0.0)
     axes.set_ylim(-0.02, 1.02)
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
-    save_figure(figure, path)
+    save_figure(figure, path, "--figures")
     return path
 
 
@@ -171,8 +171,8 @@ def draw_improvement(path: Path, columns: Sequence[OwnColumn]) -> Path:
     style_axes(axes, title="Probability of improvement", unit="P(X > Y) on a task of both", value="")
     places = np.arange(len(pairs))[::-1]
     for place, (one, other) in zip(places, pairs, strict=True):
-        common = _common(one, other)
-        ours, theirs = (_scores_of(column, common) for column in (one, other))
+        shared = one.shared_tasks(other)
+        ours, theirs = one.raw_scores(shared), other.raw_scores(shared)
         value = float(probability_of_improvement(ours, theirs))
         enough = min(ours.shape[0], theirs.shape[0]) > 1
         band = independent_bootstrap(ours, theirs, probability_of_improvement) if enough else None
@@ -183,7 +183,7 @@ def draw_improvement(path: Path, columns: Sequence[OwnColumn]) -> Path:
     axes.set_xlim(-0.02, 1.02)
     axes.axvline(0.5, color="#999999", linewidth=0.8, linestyle="--")
     axes.xaxis.set_major_formatter("{x:.2g}")
-    save_figure(figure, path)
+    save_figure(figure, path, "--figures")
     return path
 
 
@@ -210,7 +210,7 @@ def draw_tasks(path: Path, table: Table, columns: Sequence[OwnColumn]) -> Path:
     axes.set_yticks(base, tasks)
     axes.set_ylim(-0.6, len(tasks) - 0.4)
     figure.legend(loc="outside lower left", frameon=False, fontsize=9)
-    save_figure(figure, path)
+    save_figure(figure, path, "--figures")
     return path
 
 
@@ -230,17 +230,6 @@ def _draw_interval(axes: Axes, place: float, value: float, interval: Interval | 
         axes.plot([value, value], [place - 0.25, place + 0.25], color=color, linewidth=2.0)
     else:
         axes.plot(value, place, "o", color=color)
-
-
-def _common(one: OwnColumn, other: OwnColumn) -> list[str]:
-    return [task for task in one.tasks() if task in other.tasks()]
-
-
-def _scores_of(column: OwnColumn, tasks: Sequence[str]) -> np.ndarray:
-    """Scores [runs, tasks], as many runs of each task as there are of all."""
-    scores = [column.scores(task) for task in tasks]
-    runs = min(of_task.size for of_task in scores)
-    return np.stack([of_task[:runs] for of_task in scores], axis=1)
 
 
 def _mean_score(table: Table, column: OwnColumn, task: str) -> float:

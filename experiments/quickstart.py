@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import cli
 from framework.errors import UserError
+from framework.exit_status import FAILED, INTERRUPTED, OK
 
 if TYPE_CHECKING:
     from experiments.comparison import Comparison, Contender
@@ -64,7 +65,7 @@ class Quickstart:
             flush=True,
         )
         comparison, contenders, weights = self._prepare()
-        if (status := self._discover()) != cli.OK:
+        if (status := self._discover()) != OK:
             return status
         results = self._compare(comparison, contenders, weights)
         _write(self.folder / "comparison.json", results)
@@ -74,14 +75,14 @@ class Quickstart:
             f"\nThis took {(time.monotonic() - begin) / 60:.1f} minutes. The rule is in {self.run}, all numbers in "
             f"{self.folder / 'comparison.json'},\nthe picture in {self.folder / 'quickstart.png'}."
         )
-        return cli.OK
+        return OK
 
     def _discover(self) -> int:
         words = ["run", self.discovery, f"--workdir={self.run}", f"--gin.SEED={self.seed}"]
         words += [f"--gin_file={file}" for file in self.gin_files]
         print(f"$ rulespace {' '.join(words)}", flush=True)
         status = cli.main([*words, *(f"--gin_bindings={binding}" for binding in self.of_discovery)])
-        if status == cli.FAILED:
+        if status == FAILED:
             print(f"The discovery failed. To begin anew, remove {self.run}.", file=sys.stderr)
         return status
 
@@ -181,7 +182,7 @@ def _label(config: str) -> str:
 def _write(path: Path, results: Mapping[str, Any]) -> None:
     from framework.runs.storage import disk_errors, strict_json, write_atomically
 
-    with disk_errors(f"write {path}"):
+    with disk_errors(f"write {path}", "--folder"):
         write_atomically(path, strict_json(results, indent=1).encode())
 
 
@@ -197,7 +198,7 @@ def _draw(path: Path, results: Mapping[str, Any], run: Path) -> None:
     for task in next(iter(rules.values()))["tasks"]:
         lines = {name: rule["tasks"][task]["curve"] for name, rule in rules.items()}
         panels.append(Panel(title=f"Learning on {task}, never seen before", lines=lines, unit="environment steps"))
-    draw_panels(path, panels, title="An update rule is discovered, and used")
+    draw_panels(path, panels, title="An update rule is discovered, and used", option="--folder")
 
 
 def _report(results: Mapping[str, Any]) -> str:
@@ -267,10 +268,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Quickstart(options.folder, options.seed, *names, gin_files=tuple(options.gin_file)).main()
     except UserError as error:
         print(error, file=sys.stderr)
-        return cli.FAILED
+        return FAILED
     except KeyboardInterrupt:
         print("quickstart: interrupted; the same command goes on", file=sys.stderr)
-        return cli.INTERRUPTED
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

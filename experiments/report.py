@@ -31,7 +31,7 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
     found = experiments(runs)
     tables = [(table, columns) for table in TABLES.values() if (columns := own_columns(table, runs))]
     text = page(f"Runs of {', '.join(arguments)}", found, tables)
-    with disk_errors(f"write {path}"):
+    with disk_errors(f"write {path}", "--out"):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())
     parts = (counted(len(runs), "run"), counted(len(found), "experiment"), counted(len(tables), "table"))

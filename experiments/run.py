@@ -17,8 +17,11 @@ from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import ConfigError, Loaded, first_difference
 from framework.errors import UserError
 from framework.evaluate import final_return, final_returns
+from framework.exit_status import INTERRUPTED, OK
 from framework.experiment import Experiment
 from framework.failures import FailureWatch, explained
+from framework.host_environments.worlds import Worlds
+from framework.runs.contract import Ending
 from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder, open_run
 from framework.runs.held_out import Measurement
@@ -27,9 +30,6 @@ from framework.runs.metrics import MetricsWriter, Writer, WrittenElsewhere, read
 from framework.runs.progress import Progress
 from framework.runs.stopping import StopSignals
 from framework.train import Trainer
-from framework.worlds import Worlds
-
-OK, INTERRUPTED = 0, 130
 
 
 def define_flags(options: flags.FlagValues) -> None:
@@ -77,12 +77,12 @@ def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: Fail
     with folder.claimed() if hosts.is_writer() else contextlib.nullcontext():
         if hosts.by_writer(lambda: _is_over(folder, loaded, words)):
             return OK
-        run = (folder, loaded.name, loaded.config_hash, Trainer(loaded.experiment))
+        trainer = Trainer(loaded.experiment)
 
         def recorded(error: str) -> str:
             """What ended the run, on record, and what is left of it."""
             if hosts.is_writer():
-                folder.write_result(outcome(*run, status="failed", error=error))
+                folder.write_result(outcome(folder, loaded, trainer, ending=Ending.FAILED, error=error))
             return f"{error}; {_what_is_saved(folder, loaded.experiment) or f'{folder} holds no state yet'}"
 
         def last_words(error: str) -> str:
@@ -94,7 +94,7 @@ def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: Fail
         watch.last_words = last_words
         try:
             _refuse_unshared_folder(folder)
-            result = train(*run, signals)
+            result = train(folder, loaded, trainer, signals)
         except Exception as error:
             watch.settle(error)
             with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
@@ -105,7 +105,7 @@ def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: Fail
         if hosts.is_writer():
             folder.write_result(result)
             print(_ending(folder, result))
-        return OK if result["status"] == "finished" else INTERRUPTED
+        return OK if result["status"] == Ending.FINISHED else INTERRUPTED
 
 
 def _checkpoints(folder: RunFolder, experiment: Experiment) -> Checkpoints:
@@ -206,7 +206,7 @@ def _refuse_fewer_steps(folder: RunFolder, experiment: Experiment) -> None:
 
 def _is_finished(folder: RunFolder, experiment: Experiment) -> bool:
     result = folder.result()
-    return result is not None and result["status"] == "finished" and result["steps"] == experiment.steps
+    return result is not None and result["status"] == Ending.FINISHED and result["steps"] == experiment.steps
 
 
 def _summary(result: Mapping[str, Any]) -> str:
@@ -216,12 +216,12 @@ def _summary(result: Mapping[str, Any]) -> str:
 
 
 def _ending(folder: RunFolder, result: Mapping[str, Any]) -> str:
-    if result["status"] == "finished":
+    if result["status"] == Ending.FINISHED:
         return f"finished: {_summary(result)}\nresults in {folder}, curve in {folder}/{folder.learning_curve.name}"
     return f"stopped at step {result['steps']:,}, state saved in {folder}; the same command continues it"
 
 
-def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer, signals: StopSignals) -> dict[str, Any]:
+def train(folder: RunFolder, loaded: Loaded, trainer: Trainer, signals: StopSignals) -> dict[str, Any]:
     """Trains to the last step or to a signal, and tells the outcome as ``result.json`` does."""
     experiment = trainer.experiment
     checkpoints = _checkpoints(folder, experiment)
@@ -242,7 +242,9 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer, sign
         with (
             signals,
             _writer(folder, resume_step) as writer,
-            Progress(experiment.steps, description=name, initial=resume_step or 0, stream=_shown(closing)) as progress,
+            Progress(
+                experiment.steps, description=loaded.name, initial=resume_step or 0, stream=_shown(closing)
+            ) as progress,
         ):
             reached = advance(
                 trainer,
@@ -258,10 +260,10 @@ def train(folder: RunFolder, name: str, config_hash: str, trainer: Trainer, sign
         # The state is saved: whoever is stopped from here on evaluates it again.
         evaluated = final_returns(trainer, reached.state) if finished else None
         files = worlds.files() if worlds else None
-    result = outcome(folder, name, config_hash, trainer, status="finished" if finished else "interrupted")
+    result = outcome(folder, loaded, trainer, ending=Ending.FINISHED if finished else Ending.INTERRUPTED)
     unit = "update" if experiment.discovery is None else "meta-step"
     if hosts.is_writer():
-        draw_learning_curve(folder.learning_curve, result["returns"], title=name, unit=unit)
+        draw_learning_curve(folder.learning_curve, result["returns"], title=loaded.name, unit=unit)
     return result | {
         "steps": reached.step,
         "env_steps": trainer.env_steps(reached.step, reached.state),
@@ -285,15 +287,15 @@ def _shown(closing: contextlib.ExitStack) -> TextIO | None:
 
 
 def outcome(
-    folder: RunFolder, name: str, config_hash: str, trainer: Trainer, *, status: str, error: str | None = None
+    folder: RunFolder, loaded: Loaded, trainer: Trainer, *, ending: Ending, error: str | None = None
 ) -> dict[str, Any]:
     """What ``result.json`` can say from the logged points alone."""
     points = read_metrics(folder.path)
     last = points[-1] if points else {"step": 0, "env_steps": trainer.env_steps(0), "wall_seconds": 0.0}
     return {
-        "status": status,
-        "experiment": name,
-        "config_hash": config_hash,
+        "status": ending,
+        "experiment": loaded.name,
+        "config_hash": loaded.config_hash,
         "seed": trainer.experiment.seed,
         "steps": last["step"],
         "env_steps": last["env_steps"],

@@ -11,10 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from framework.errors import UserError
+from framework.runs.contract import COMMAND, Ending
 from framework.runs.folder import RunFolder
 from framework.runs.object_store import COPY, refuse_address
 
-NOT_STARTED, UNFINISHED, FINISHED = "not started", "unfinished", "finished"
+NOT_STARTED, UNFINISHED = "not started", "unfinished"
+"""A run without a result; those that have one are as `Ending` says."""
 
 SEEDS = frozenset({"SEED", "Experiment.seed", "experiments.Experiment.seed"})
 """Names by which a config sets its seed."""
@@ -54,7 +56,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        return self.status == FINISHED
+        return self.status == Ending.FINISHED
 
     @property
     def discovers(self) -> bool:
@@ -209,7 +211,7 @@ def parse_settings(text: str) -> dict[str, str]:
 
 def _run_folders(top: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(top):
-        if "command.json" in files:
+        if COMMAND in files:
             below[:] = []  # A run folder holds no other.
             yield Path(folder)
         below.sort()

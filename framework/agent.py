@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from framework.errors import UserError
+from framework.errors import UserError, closest, did_you_mean
 from framework.interfaces import ActionModel, Head, Initializer, Optimizer, SetUpTorso, Torso
 from framework.layers import Linear, Table
 from framework.registry import Problem, component
@@ -33,7 +33,8 @@ def unread_inputs(torso: Torso, spec: EnvironmentSpec) -> str | None:
     name, inputs, parts = type(torso).__name__, inputs_of(torso), dict(spec.parts)
     for wanted in inputs:
         if wanted not in parts:
-            return f"{name} reads '{wanted}', the environment shows {spec.shown}: use another torso"
+            remedy = did_you_mean(closest(wanted, parts)) or " Use another torso."
+            return f"{name} reads '{wanted}', the environment shows {spec.shown}.{remedy}"
     if parts and not inputs:
         return f"{name} reads one array, the environment shows {spec.shown}: use torsos.MultiInput or another"
     return None

@@ -192,6 +192,7 @@ def files_of(folder: Path, objects: ObjectFolder | None) -> CheckpointFiles:
 
 
 def file_sha256(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -14,10 +14,10 @@ from flax import struct
 from framework import hosts, keys
 from framework.agent import Network
 from framework.environment import Batched
-from framework.host import HostPool
-from framework.host_arrays import STAND_STILL
-from framework.host_crew import usable_cores
-from framework.host_programs import next_action
+from framework.host_environments.arrays import STAND_STILL
+from framework.host_environments.crew import usable_cores
+from framework.host_environments.pool import HostPool
+from framework.host_environments.programs import next_action
 from framework.interfaces import HostEnvironment
 from framework.lifecycle import Lifecycle
 from framework.rollout import act, initial_actor

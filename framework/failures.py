@@ -20,7 +20,8 @@ import jax
 
 from framework import hosts
 from framework.errors import UserError
-from framework.leaving import FAILED, INTERRUPTED, before_aborts, leave, leave_after
+from framework.exit_status import FAILED, INTERRUPTED
+from framework.leaving import before_aborts, leave, leave_after
 
 BEAT_SECONDS = 1.0
 """How often a process is heard."""

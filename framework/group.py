@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from framework.agent import Agent
-from framework.host_crew import PATIENCE
+from framework.host_environments.crew import PATIENCE
 from framework.interfaces import Bandit, HostEnvironment, Lifetime, PrioritizedReplay, Replay, Suite
 from framework.numbers import Hyperparameter
 from framework.registry import NO_IDENTITY, Problem, component
@@ -133,7 +133,8 @@ class Group:
         tasks = tuple(self.suite.tasks())
         if self.lifetime is None and self.agents < len(tasks):
             message = (
-                f"{self.agents} agents never learn on all {len(tasks)} tasks: give each task one, or bind 'lifetime'"
+                f"{self.agents} is fewer than the {len(tasks)} tasks, and lives do not end: give each task one, or "
+                "bind 'lifetime'"
             )
             yield Problem(self, "agents", message)
         for part in parts(rule) if self.lifetime is None else ():

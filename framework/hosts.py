@@ -19,15 +19,20 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from framework.errors import UserError
-from framework.leaving import FAILED, before_aborts, leave
+from framework.exit_status import FAILED
+from framework.leaving import before_aborts, leave
 from framework.types import PyTree
 
 T = TypeVar("T")
 
-_PATIENCE = 24 * 3600
-"""Seconds that a process waits for the others, who may be evaluating or reading; of one that is gone it is told."""
+_PATIENCE_SECONDS = 24 * 3600
+"""How long a process waits for the others, who may be evaluating or reading; of one that is gone it is told."""
 
-_counter = itertools.count()
+_READ_SECONDS = 60
+"""How long reading what a process has said may take."""
+
+_exchanges = itertools.count()
+"""Numbers what processes say to each other: all count alike, as all call `exchanged` as often."""
 
 
 # Who there is
@@ -64,14 +69,14 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     try:
         with before_aborts(before_abort):
             if coordinator in (None, "auto"):
-                jax.distributed.initialize(heartbeat_timeout_seconds=_PATIENCE)
+                jax.distributed.initialize(heartbeat_timeout_seconds=_PATIENCE_SECONDS)
             else:
                 jax.distributed.initialize(
                     coordinator,
                     processes,
                     process,
                     cluster_detection_method="deactivate",
-                    heartbeat_timeout_seconds=_PATIENCE,
+                    heartbeat_timeout_seconds=_PATIENCE_SECONDS,
                 )
     except (RuntimeError, ValueError) as error:
         raise UserError(words.format(str(error).splitlines()[0])) from error
@@ -125,11 +130,12 @@ def exchanged(value: T) -> list[T]:
     """
     if count() == 1:
         return [value]
-    talk, place = client(), f"rulespace/exchanges/{next(_counter)}"
+    talk, place = client(), f"rulespace/exchanges/{next(_exchanges)}"
     talk.key_value_set(f"{place}/{jax.process_index()}", json.dumps(value))
-    talk.wait_at_barrier(place, _PATIENCE * 1000)
-    values = [json.loads(talk.blocking_key_value_get(f"{place}/{i}", 60_000)) for i in range(count())]
-    talk.wait_at_barrier(f"{place}/read", _PATIENCE * 1000)
+    talk.wait_at_barrier(place, _PATIENCE_SECONDS * 1000)
+    words = [talk.blocking_key_value_get(f"{place}/{process}", _READ_SECONDS * 1000) for process in range(count())]
+    values = [json.loads(word) for word in words]
+    talk.wait_at_barrier(f"{place}/read", _PATIENCE_SECONDS * 1000)
     talk.key_value_delete(f"{place}/{jax.process_index()}")
     return values
 

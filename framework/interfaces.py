@@ -374,7 +374,7 @@ class HostBatch(Protocol):
 class BatchedEnvironment(Protocol):
     """An environment outside the device of which many streams are opened at once.
 
-    What it opens one by one is a `framework.host_batch.BatchRow`, or whatever goes on from the same snapshots.
+    What it opens one by one is a `BatchRow`, or whatever goes on from the same snapshots.
     """
 
     def open_many(self, seeds: Sequence[Sequence[int]], threads: int = 1) -> HostBatch:

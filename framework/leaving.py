@@ -10,9 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-FAILED, INTERRUPTED = 1, 130
-"""Exit status of a process that leaves because of an error, or of Ctrl-C."""
-
 
 def leave(status: int) -> None:
     """Ends this process now, whatever its threads do."""

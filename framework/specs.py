@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 class Resume(enum.Enum):
-    """How an environment outside the device goes on from a snapshot, in words."""
+    """How environments outside the device go on from a snapshot, in words."""
 
-    EXACTLY = "exactly where it was"
-    REPLAYS = "exactly where it was, after playing the episode's actions again"
-    NEW_EPISODE = "with a new episode: its state cannot be saved"
+    EXACTLY = "exactly where they were"
+    REPLAYS = "exactly where they were, after playing their episodes' actions again"
+    NEW_EPISODE = "with new episodes: their states cannot be saved"
 
 
 def resume_of(environment: Any) -> Resume:

@@ -6,10 +6,11 @@ import dataclasses
 import os
 from pathlib import Path
 
+from framework.runs.contract import COMMAND, CONFIG, LEARNING_CURVE, METRICS, OPERATIVE_CONFIG, RESULT
 from framework.runs.object_store import ObjectFolder, StoredFile, open_folder
 from framework.runs.storage import RunFolderError, disk_errors, write_atomically
 
-_WANTED = ("result.json", "command.json", "config.gin", "config.operative.gin", "metrics.jsonl", "learning_curve.png")
+_WANTED = (RESULT, COMMAND, CONFIG, OPERATIVE_CONFIG, METRICS, LEARNING_CURVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Bucket:
         """
         there = self._folder(folder)
         files = there.files()
-        with disk_errors(f"write to {into}"):
+        with disk_errors(f"write to {into}", "--dir"):
             for name in _WANTED:
                 if name not in files or _is_same(into / name, files[name]):
                     continue

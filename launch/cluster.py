@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,14 +53,29 @@ def _loaded(path: Path, settings: Sequence[str]) -> config_dict.ConfigDict:
     values = flags.FlagValues()
     words = ["cluster", *(f"--cluster.{setting}" for setting in settings)]
     try:
-        config_flags.DEFINE_config_file("cluster", default=str(path), flag_values=values, sys_argv=words)
+        config_flags.DEFINE_config_dict("cluster", _described(path), flag_values=values, sys_argv=words)
         values(words)
         cluster: config_dict.ConfigDict = values.cluster
     except (flags.Error, AttributeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{_shown(path)}: {_one_line(error)}") from None
-    except (OSError, ImportError, SyntaxError) as error:
-        raise UserError(f"{_shown(path)} cannot be read: {_one_line(error)}") from None
     return cluster
+
+
+def _described(path: Path) -> config_dict.ConfigDict:
+    """What ``get_config()`` of a file returns. ml_collections would answer some errors in it with a traceback."""
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        described = get_config() if callable(get_config) else None
+    except OSError as error:
+        raise UserError(f"{_shown(path)} cannot be read: {error.strerror}") from error
+    except Exception as error:  # Whatever a user's own file does wrong.
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        place = _shown(path) if line is None else f"{_shown(path)}, line {line}"
+        raise UserError(": ".join(filter(None, (place, type(error).__name__, _one_line(error))))) from error
+    if not isinstance(described, config_dict.ConfigDict):
+        raise UserError(f"{_shown(path)} has no get_config() that returns a ConfigDict: see launch/clusters/")
+    return described
 
 
 def settings_of(cluster: config_dict.ConfigDict, *names: str) -> dict[str, Any]:
@@ -90,4 +107,4 @@ def _shown(path: Path) -> str:
 def _one_line(error: BaseException) -> str:
     """ml_collections writes over several lines, and quotes what it quotes."""
     text = re.sub(r"\s+", " ", str(error).replace("\\n", " ").replace("\\'", "'")).strip()
-    return text[1:-1] if text[0] == text[-1] and text[0] in "\"'" else text
+    return text[1:-1] if text[:1] == text[-1:] and text.startswith(("'", '"')) else text

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import UserError
+from framework.runs import contract
 from framework.runs.object_store import refuse_address
 from framework.runs.storage import disk_errors, strict_json, write_atomically
 from launch.processes import ProcessId
 
 _OPTION = "--dir"
+_SWEEP = "sweep.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ class GridFolder:
         return self.path / unit
 
     def exists(self) -> bool:
-        return (self.path / "sweep.json").is_file()
+        return (self.path / _SWEEP).is_file()
 
     def units(self) -> tuple[GridUnit, ...]:
         try:
@@ -106,7 +108,7 @@ class GridFolder:
         with disk_errors(f"write to {self.path}", _OPTION):
             for folder in ("logs", "jobs"):
                 (self.path / folder).mkdir(exist_ok=True)
-            write_atomically(self.path / "sweep.json", strict_json(sweep, indent=2).encode())
+            write_atomically(self.path / _SWEEP, strict_json(sweep, indent=2).encode())
 
     def refuse_other_sweep(self, name: str, units: Sequence[GridUnit]) -> None:
         """A folder may be given more units, but none of it may be forgotten or be another experiment."""
@@ -197,12 +199,12 @@ class GridFolder:
             return None
 
     def _was_started(self, unit: GridUnit) -> bool:
-        return (self.run_folder(unit.name) / "command.json").is_file() or any(
+        return (self.run_folder(unit.name) / contract.COMMAND).is_file() or any(
             unit.name in launch.jobs for launch in self.launches()
         )
 
     def _sweep(self) -> dict[str, Any]:
-        path = self.path / "sweep.json"
+        path = self.path / _SWEEP
         if not path.is_file():
             raise UserError(f"{self.path} holds no sweep: name the folder that rulespace launch printed")
         return _read_json(path)

@@ -38,7 +38,7 @@ class Gke:
     max_parallel: int | None = None
 
     def __post_init__(self) -> None:
-        _ = self.slice
+        _ = self.slice  # Refuses what is none.
         refuse_unusable(self.settings)
 
     @property

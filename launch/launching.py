@@ -11,6 +11,7 @@ from absl import flags
 from rich.table import Table
 
 from framework.errors import UserError
+from framework.exit_status import INTERRUPTED, OK
 from framework.gin_files.mistakes import ConfigError
 from launch import places, planning
 from launch.consoles import wide_console
@@ -20,7 +21,6 @@ from launch.states import State, UnitStatus, counted, status_of
 from launch.sweep import SweepError
 from launch.sweep_file import SMALL, SweepFile, read_sweep
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
 _SHOWN_UNITS = 24
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
 from framework.errors import UserError
-from framework.host_crew import usable_cores
+from framework.host_environments.crew import usable_cores
 from framework.runs.storage import strict_json
 from launch.grid import GridFolder, GridUnit
 from launch.places import Request, told
 from launch.processes import ProcessId, own_command
 from launch.states import State, UnitStatus, runs_here, status_of
+from launch.xmanager_experiment import forget_errors, new_experiment, refuse_missing_xmanager
 
 _ASK_AGAIN_SECONDS = 0.5
 _LOOK_SECONDS = 0.1
@@ -127,12 +125,9 @@ class _Runner:
 @contextlib.asynccontextmanager
 async def _experiment(title: str) -> AsyncIterator[Any]:
     """An experiment of XManager's local backend that leaves it to us who waits for which job."""
-    from xmanager import xm_local
     from xmanager.xm_local import execution
 
-    if not flags.FLAGS.is_parsed():  # XManager's own settings are absl flags, and have defaults.
-        flags.FLAGS(["rulespace"])
-    async with xm_local.create_experiment(title) as experiment:
+    async with new_experiment(title) as experiment:
         try:
             yield experiment
         finally:
@@ -140,9 +135,7 @@ async def _experiment(title: str) -> AsyncIterator[Any]:
             # would say at exit that it terminates them.
             experiment._experiment_units.clear()
             execution._local_jobs.clear()
-            while not experiment._running_tasks.empty():
-                with contextlib.suppress(Exception):
-                    await asyncio.wrap_future(experiment._running_tasks.get_nowait())
+            await forget_errors(experiment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,12 +182,6 @@ class ThisMachine:
 
 def _tell(status: UnitStatus) -> None:
     print(told(status), flush=True)
-
-
-def refuse_missing_xmanager() -> None:
-    """Raises `framework.errors.UserError` where grids cannot be launched from."""
-    if importlib.util.find_spec("xmanager") is None:
-        raise UserError("grids are run by XManager, which is not installed: pip install 'rulespace[launch]'")
 
 
 def place(request: Request) -> ThisMachine:

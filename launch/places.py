@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from framework.errors import UserError
-from framework.runs.storage import disk_errors
+from framework.runs.storage import disk_errors, write_atomically
 from launch.bucket import Bucket
 from launch.grid import GridFolder, GridUnit, Launch
 from launch.states import State, UnitStatus
@@ -106,7 +106,7 @@ def write_manifests(folder: Path, manifests: Mapping[str, str]) -> None:
         if others := sorted({path.name for path in folder.iterdir()} - manifests.keys()):
             raise UserError(f"{folder} holds other files ({others[0]}, ...): remove them or choose another --dry_run")
         for name, text in manifests.items():
-            (folder / name).write_text(text)
+            write_atomically(folder / name, text.encode())
 
 
 def told(status: UnitStatus) -> str:

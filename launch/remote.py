@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
 from framework.errors import UserError
 from launch.bucket import Bucket
 from launch.credentials import missing_credentials, missing_image, unusable_image_name
 from launch.grid import GridFolder, GridUnit, Launch
-from launch.local import refuse_missing_xmanager
 from launch.sweep import dns_label
+from launch.xmanager_experiment import forget_errors, new_experiment, refuse_missing_xmanager
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _LONGEST_UNIT = 32  # A pod's name holds the job's, an index of the host and a random ending, in 63 characters.
@@ -104,20 +100,13 @@ async def submit(
     Raises:
       UserError: the service refuses; units before that stay handed over.
     """
-    from xmanager import xm_local
-
-    if not flags.FLAGS.is_parsed():  # XManager's own settings are absl flags, and have defaults.
-        flags.FLAGS(["rulespace"])
     jobs: dict[str, str] = {}
-    async with xm_local.create_experiment(title) as experiment:
+    async with new_experiment(title) as experiment:
         for unit in units:
             try:
                 work_unit = await experiment.add(job_of(unit))
             except Exception as error:
-                # XManager keeps the error, to raise it once more at the end.
-                while not experiment._running_tasks.empty():
-                    with contextlib.suppress(Exception):
-                        await asyncio.wrap_future(experiment._running_tasks.get_nowait())
+                await forget_errors(experiment)
                 reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 raise UserError(
                     f"{unit.name} was not accepted: {reason}\n"

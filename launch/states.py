@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from framework.runs.metrics import FILE as METRICS_FILE
+from framework.runs import contract
+from framework.runs.contract import Ending
 from launch.grid import GridFolder, GridUnit
 
 _TAIL_BYTES = 1 << 17
@@ -62,8 +63,8 @@ def status_of(grid: GridFolder, unit: GridUnit, remote: State | None = None) -> 
       remote: what the machines say that it was handed to; ``None`` for a unit of this machine.
     """
     folder = grid.run_folder(unit.name)
-    result = _json(folder / "result.json")
-    points = _last_points(folder / METRICS_FILE)
+    result = _json(folder / contract.RESULT)
+    points = _last_points(folder / contract.METRICS)
     state, error = _state(grid, unit, result, remote)
     last: dict[str, Any] = points[-1] if points else {"step": 0, "env_steps": 0, "wall_seconds": 0.0}
     reached = result if result is not None and state is not State.RUNNING else last
@@ -102,20 +103,20 @@ def _state(
         return State.RUNNING, f"on {host}, as far as this machine can tell"
     record = grid.process_of(unit.name)
     status = None if record is None else record["exit_status"]
-    if result is not None and result["status"] == "failed" and status not in _STOPPED:
+    if result is not None and result["status"] == Ending.FAILED and status not in _STOPPED:
         return State.FAILED, _one_line(result.get("error") or "")
     if status is not None and status < 0 and status not in _STOPPED:
         return State.INTERRUPTED, f"ended by {signal.Signals(-status).name}"
     if status not in (None, 0, *_STOPPED) or remote is State.FAILED:
         return State.FAILED, _last_line(grid.log(unit.name))
-    if record is not None or result is not None or (grid.run_folder(unit.name) / "command.json").is_file():
+    if record is not None or result is not None or (grid.run_folder(unit.name) / contract.COMMAND).is_file():
         return State.INTERRUPTED, None
     return (State.WAITING if remote is None else remote), None
 
 
 def _is_finished(unit: GridUnit, result: dict[str, Any]) -> bool:
     same_experiment = (result["config_hash"], result["seed"]) == (unit.config_hash, unit.seed)
-    return same_experiment and result["status"] == "finished" and result["steps"] >= unit.steps
+    return same_experiment and result["status"] == Ending.FINISHED and result["steps"] >= unit.steps
 
 
 def runs_here(grid: GridFolder, unit: GridUnit) -> bool:
@@ -123,7 +124,7 @@ def runs_here(grid: GridFolder, unit: GridUnit) -> bool:
 
     A job that has just begun has claimed no run folder; a run that was started by hand has no job.
     """
-    return grid.running_job(unit.name) is not None or _is_locked(grid.run_folder(unit.name) / ".lock")
+    return grid.running_job(unit.name) is not None or _is_locked(grid.run_folder(unit.name) / contract.LOCK)
 
 
 def _is_locked(path: Path) -> bool:

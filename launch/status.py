@@ -13,12 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from framework.exit_status import OK
 from launch.consoles import wide_console
 from launch.fetching import fetched
 from launch.grid import GridFolder
 from launch.states import State, UnitStatus, counted, statuses
 
-OK = 0
 _STYLES = {
     State.WAITING: "dim",
     State.RUNNING: "cyan",

@@ -10,12 +10,12 @@ from pathlib import Path
 from absl import flags
 
 from framework.errors import UserError
+from framework.exit_status import OK
 from launch.grid import GridFolder
 from launch.job import GRACE_SECONDS
 from launch.places import place_of
 from launch.states import State, counted, statuses
 
-OK = 0
 _PATIENCE_SECONDS = GRACE_SECONDS + 10  # What does not stop by then has been killed.
 
 

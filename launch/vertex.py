@@ -51,7 +51,7 @@ class Vertex:
 
     @property
     def chips(self) -> int:
-        return _CORES // 2
+        return _CORES // 2  # A chip of v2 and v3 has two cores.
 
     @property
     def description(self) -> str:

@@ -57,7 +57,7 @@ def process_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def rulespace(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def rulespace(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, at its end."""
     return subprocess.run(
         command(*words), capture_output=True, text=True, check=False, cwd=cwd, env=process_environment(), timeout=300

@@ -102,7 +102,9 @@ def test_packages_import_only_what_is_below_them() -> None:
 def test_few_know_of_other_hosts() -> None:
     """A component, and most of the framework, sees the agents of one device: who asks for hosts has to ask on all."""
     of_hosts = re.compile(r"framework\.(hosts|failures|leaving)")
-    may_ask = re.compile(r"framework\.(hosts|failures|parallel|worlds|checkpoint|evaluate|runs\.loop)|experiments\.run")
+    may_ask = re.compile(
+        r"framework\.(hosts|failures|parallel|host_environments\.worlds|checkpoint(_files)?|evaluate|runs\.loop)|experiments\.run"
+    )
     asking = [
         f"{place(path, node)}: {module} imports {name}"
         for module, path in OURS.items()
@@ -120,7 +122,8 @@ def test_launching_needs_no_jax() -> None:
 
 def test_worker_processes_load_no_jax() -> None:
     """Else each would take seconds to start, and the memory of an accelerator."""
-    of_workers = re.compile(r"framework\.host(_(arrays|batch|crew|streams|worker))?|components\.streams(\..+)?")
+    outside = r"framework\.host_environments(\.(arrays|batch|crew|pool|streams|worker))?"
+    of_workers = re.compile(rf"{outside}|components\.streams(\..+)?")
     workers = [module for module in OURS if of_workers.fullmatch(module)]
     assert len(workers) >= 12
     loaded = {module: loaded_with(module) & {*JAX_LIBRARIES, "gin"} for module in workers}

@@ -9,10 +9,11 @@ from typing import Any
 import ale_py
 import numpy as np
 import pytest
+from pools import assert_same, play_at_random
 
 from components.streams.atari import ATARI57, AtariGame, AtariStream, Shrinking
 from components.suites.atari import Atari
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.specs import EnvironmentSpec
 from framework.testing.host import check_host_environment
 
@@ -284,25 +285,20 @@ def test_shrinking_rounds_ties_to_even() -> None:
     assert (Shrinking.between((250, 160), (84, 84))(white) == 255).all()
 
 
-def play(pool: HostPool, steps: int, seed: int) -> list[list[bytes]]:
-    actions = np.random.default_rng(seed).integers(pool.spec.num_actions, size=(steps, pool.num_streams))
-    return [[array.tobytes() for array in pool.step(action)] for action in actions]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_restored_pool_continues_bit_for_bit(workers: int) -> None:
     """In the middle of episodes and over their ends: limits, dummies, no-ops and sticky actions included."""
     games = [AtariGame("pong", max_noops=9, max_frames=200), AtariGame("breakout"), AtariGame("pong")]
     with HostPool(games, [(1,), (2,), (3,)], workers) as pool:
         pool.reset()
-        play(pool, 30, seed=0)
+        play_at_random(pool, 30, seed=0)
         snapshots = pool.snapshot()
-        expected = play(pool, 60, seed=1)
+        expected = play_at_random(pool, 60, seed=1)
     with HostPool(games, [(4,), (5,), (6,)], workers) as other:
         other.reset()
-        play(other, 5, seed=2)
+        play_at_random(other, 5, seed=2)
         other.restore(snapshots)
-        assert play(other, 60, seed=1) == expected
+        assert_same(play_at_random(other, 60, seed=1), expected)
 
 
 def test_seeds_tell_streams_apart() -> None:

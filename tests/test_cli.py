@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import process_environment, rulespace
 
 from experiments import cli
 from framework import config
@@ -35,12 +35,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     sys.path[:] = path
-
-
-def rulespace(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(OUR_FOLDER)}
-    command = [sys.executable, "-m", "experiments.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["check", "--help"], ["diff", "a", "-h"]])
@@ -193,10 +187,9 @@ def test_checks_are_quick_and_light(folder: Path) -> None:
         "import sys; from experiments import cli; cli.main(['list', 'numbers'])\n"
         f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(OUR_FOLDER)}
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder, env=process_environment()
     )
     assert done.stderr.strip().splitlines()[-1] == "[]"
     assert time.monotonic() - started < 20  # 3 s on an idle machine.

@@ -17,7 +17,7 @@ from components.streams.crafter import (
 )
 from components.suites.crafter import Crafter
 from framework.errors import UserError
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.requirements import Requirement
 
 INSTALLED = pytest.mark.skipif(not PACKAGE.is_met, reason=PACKAGE.missing)

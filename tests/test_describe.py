@@ -364,8 +364,8 @@ def test_environments_on_the_host(folder: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("suite", "resume"),
     [
-        ("suites/nethack", "exactly where it was, after playing the episode's actions again"),
-        ("suites/nethack_challenge", "with a new episode: its state cannot be saved"),
+        ("suites/nethack", "exactly where they were, after playing their episodes' actions again"),
+        ("suites/nethack_challenge", "with new episodes: their states cannot be saved"),
     ],
 )
 def test_dictionaries_and_what_a_resume_loses(

@@ -24,7 +24,7 @@ from framework.agent import Agent
 from framework.errors import UserError
 from framework.experiment import Experiment
 from framework.group import Group
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.meta_network import MetaNetwork
 from framework.specs import ArraySpec, EnvironmentSpec
 from framework.testing.networks import check_torso
@@ -167,7 +167,10 @@ def test_torsos_read_what_is_shown() -> None:
     assert problem.message.startswith("MLP reads one array, the environment shows board float32[3, 3, 1], column")
     reader = MultiInput(("pixels",), (torsos.MLP(),))
     (problem,) = Agent(reader, optimizers.SGD(0.1)).problems_with(SPEC)
-    assert "MultiInput reads 'pixels', the environment shows board" in problem.message
+    assert problem.message.startswith("MultiInput reads 'pixels', the environment shows board")
+    assert problem.message.endswith(" Use another torso.")
+    (problem,) = Agent(MultiInput(("bord",), (torsos.MLP(),)), optimizers.SGD(0.1)).problems_with(SPEC)
+    assert problem.message.endswith(" Did you mean 'board'?")
     (problem,) = Agent(reader, optimizers.SGD(0.1)).problems_with(EnvironmentSpec((3,), 2))
     assert "the environment shows float32[3]" in problem.message
     with pytest.raises(UserError, match="the value network cannot read the observations: MLP reads one array"):

@@ -13,7 +13,7 @@ from conftest import ROOT
 from components.streams.dmlab import ACTIONS, CONTROLS, LabLevel
 from components.suites.dmlab import LEVELS, DMLab30
 from framework.errors import UserError
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.requirements import Requirement
 from framework.testing.host import check_host_environment
 

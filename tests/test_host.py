@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from framework.errors import UserError
-from framework.host import HostPool
-from framework.host_arrays import STAND_STILL, HostStep
+from framework.host_environments.arrays import STAND_STILL, HostStep
+from framework.host_environments.pool import HostPool
 from framework.specs import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -348,7 +348,7 @@ def test_workers_hold_no_jax_and_leave_signals_to_the_pool() -> None:
 
 def test_streams_of_the_shipped_suites_import_no_jax() -> None:
     program = (
-        "import sys, components.streams.atari, components.streams.gymnasium, framework.host\n"
+        "import sys, components.streams.atari, components.streams.gymnasium, framework.host_environments.pool\n"
         "components.streams.atari.AtariGame('pong').open((1,)).reset()\n"
         "components.streams.gymnasium.GymnasiumEnvironment('CartPole-v1').open((1,)).reset()\n"
         "assert not {'jax', 'flax', 'gin'} & set(sys.modules)"
@@ -448,7 +448,7 @@ def test_an_environment_of_the_main_script_is_refused(tmp_path: Path) -> None:
         "import dataclasses, sys\n"
         "from test_host import Counter\n"
         "from framework.errors import UserError\n"
-        "from framework.host import HostPool\n"
+        "from framework.host_environments.pool import HostPool\n"
         "class Own(Counter): pass\n"
         "try:\n"
         "    HostPool([Own()], [(1,)], 1)\n"
@@ -466,7 +466,7 @@ def environment_of_scripts() -> dict[str, str]:
 SCRIPT = """
 import signal, time
 import numpy as np
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from test_host import Counter, Faulty
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell has it ignored in what it runs in the background.

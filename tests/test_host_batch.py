@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from pools import assert_same, play
 from test_host import Counter
 
 from framework.errors import UserError
-from framework.host import HostPool
-from framework.host_arrays import STAND_STILL, HostStep
-from framework.host_batch import BatchRow
+from framework.host_environments.arrays import STAND_STILL
+from framework.host_environments.batch import BatchRow
+from framework.host_environments.pool import HostPool
 from framework.specs import Resume
 from framework.testing.host import check_host_environment
 
@@ -84,17 +85,6 @@ class ManyCounters:
 
 def pool_of(environment: Counter, workers: int = 0) -> HostPool:
     return HostPool([environment] * 5, [(3, seed) for seed in range(5)], workers)
-
-
-def play(pool: HostPool, actions: np.ndarray) -> HostStep:
-    """Some steps, one row each [T, S]."""
-    rows = [pool.step(action) for action in actions]
-    return HostStep(*(np.stack(parts) for parts in zip(*rows, strict=True)))
-
-
-def assert_same(one: HostStep, other: HostStep) -> None:
-    for left, right in zip(one, other, strict=True):
-        np.testing.assert_array_equal(left, right)
 
 
 def actions_of(steps: int) -> np.ndarray:

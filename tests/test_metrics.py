@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.runs.metrics import FILE, MetricsWriter, read_metrics
+from framework.runs.contract import METRICS
+from framework.runs.metrics import MetricsWriter, read_metrics
 from framework.runs.storage import RunFolderError
 
 
@@ -43,7 +44,7 @@ def read_events(folder: Path) -> list[Any]:
 def test_points_are_lines_of_strict_json(tmp_path: Path) -> None:
     with MetricsWriter(tmp_path, resume_step=None) as writer:
         writer.write(50, 1000, 1.5, {"train/loss": 0.25, "meta/gradient_norm": math.nan, "train/return": -math.inf})
-        (line,) = (tmp_path / FILE).read_text().splitlines()
+        (line,) = (tmp_path / METRICS).read_text().splitlines()
     assert json.loads(line, parse_constant=pytest.fail) == {
         "step": 50,
         "env_steps": 1000,
@@ -104,15 +105,15 @@ def test_a_point_at_step_zero(tmp_path: Path) -> None:
 def test_any_torn_end_is_dropped(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("torn")
     write(folder, range(1, 4))
-    content = (folder / FILE).read_bytes()
-    (folder / FILE).write_bytes(
+    content = (folder / METRICS).read_bytes()
+    (folder / METRICS).write_bytes(
         content[: data.draw(st.integers(0, len(content)))] + b"\0" * data.draw(st.integers(0, 3))
     )
     survivors = [point["step"] for point in read_metrics(folder)]
     assert survivors == list(range(1, len(survivors) + 1))
     write(folder, range(4, 6), resume_step=3)
     assert [point["step"] for point in read_metrics(folder)] == [*survivors, 4, 5]
-    assert all(json.loads(line) for line in (folder / FILE).read_text().splitlines())
+    assert all(json.loads(line) for line in (folder / METRICS).read_text().splitlines())
 
 
 def test_misuse_is_said(tmp_path: Path) -> None:
@@ -146,4 +147,4 @@ def test_refusing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer._lines = open("/dev/full", "a")  # noqa: SIM115
     with pytest.raises(RunFolderError, match="the disk is full"):
         writer.write(3, 3, 3.0, {"a/b": 1.0})
-    assert os.listdir(tmp_path).count(FILE) == 1
+    assert os.listdir(tmp_path).count(METRICS) == 1

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pools import assert_same, play_at_random
 
 from components.streams.nethack import OBSERVATION, PACKAGE, NetHackStream, NetHackTask
 from components.suites.nethack import NetHackChallenge, NetHackScore
 from framework.errors import UserError
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
 from framework.requirements import Requirement
-from framework.specs import Resume, map_parts, spec_of
+from framework.specs import Resume, spec_of
 from framework.testing.host import check_host_environment
 
 INSTALLED = pytest.mark.skipif(not PACKAGE.is_met, reason=PACKAGE.missing)
@@ -112,19 +113,14 @@ def test_a_restored_pool_continues_bit_for_bit(workers: int) -> None:
     tasks = [score_task(max_steps=11)] * 2
     with HostPool(tasks, [(1,), (2,)], workers) as pool:
         assert set(pool.reset().observation) == set(OBSERVATION)
-        play(pool, 5, seed=0)
+        play_at_random(pool, 5, seed=0)
         snapshots = pool.snapshot()
-        expected = play(pool, 40, seed=1)
+        expected = play_at_random(pool, 40, seed=1)
     with HostPool(tasks, [(3,), (4,)], workers) as other:
         other.reset()
-        play(other, 3, seed=2)
+        play_at_random(other, 3, seed=2)
         other.restore(snapshots)
-        assert play(other, 40, seed=1) == expected
-
-
-def play(pool: HostPool, steps: int, seed: int) -> list[list[Any]]:
-    actions = np.random.default_rng(seed).integers(pool.spec.num_actions, size=(steps, pool.num_streams))
-    return [[map_parts(np.ndarray.tobytes, array) for array in pool.step(action)] for action in actions]
+        assert_same(play_at_random(other, 40, seed=1), expected)
 
 
 @INSTALLED

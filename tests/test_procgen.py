@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pools import play
 
 from components.streams.procgen import GAMES, ProcGenBatch, ProcGenGame
 from components.suites.procgen import ProcGen
 from framework.errors import UserError
-from framework.host import HostPool
-from framework.host_arrays import HostStep
+from framework.host_environments.arrays import HostStep
+from framework.host_environments.pool import HostPool
 from framework.requirements import Requirement
 from framework.specs import Resume
 
@@ -29,12 +30,6 @@ def installed() -> None:
 
 def pool_of(*seeds: int, workers: int = 0, game: ProcGenGame = STARPILOT) -> HostPool:
     return HostPool([game] * len(seeds), [(9, seed) for seed in seeds], workers)
-
-
-def play(pool: HostPool, actions: np.ndarray) -> HostStep:
-    """Some steps, one row each [T, S]."""
-    rows = [pool.step(action) for action in actions]
-    return HostStep(*(np.stack(parts) for parts in zip(*rows, strict=True)))
 
 
 def test_the_suite_is_the_benchmark() -> None:

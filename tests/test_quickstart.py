@@ -17,6 +17,7 @@ from experiments.quickstart import OURS, UNTRAINED, Quickstart
 from framework.aggregates import interquartile_mean
 from framework.config import load
 from framework.errors import UserError
+from framework.exit_status import FAILED, INTERRUPTED, OK
 from framework.experiment import Experiment
 from framework.runs.curves import Panel, draw_panels
 from framework.trials import Curves
@@ -51,7 +52,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
 @pytest.fixture(scope="module")
 def results(small: Quickstart) -> dict[str, Any]:
     """What a whole quickstart leaves."""
-    assert small.main() == cli.OK
+    assert small.main() == OK
     found: dict[str, Any] = json.loads((small.folder / "comparison.json").read_text())
     return found
 
@@ -97,7 +98,7 @@ def test_the_same_command_goes_on(
     small: Quickstart, results: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (small.folder / "comparison.json").read_bytes()
-    assert small.main() == cli.OK
+    assert small.main() == OK
     printed = capsys.readouterr().out
     assert f"{small.run} is finished" in printed
     assert (small.folder / "comparison.json").read_bytes() == before
@@ -113,11 +114,11 @@ def test_discovery_that_was_stopped_ends_it(tmp_path: Path, monkeypatch: pytest.
 
     def stopped(words: list[str]) -> int:
         given.append(words)
-        return cli.INTERRUPTED
+        return INTERRUPTED
 
     monkeypatch.setattr(cli, "main", stopped)
     monkeypatch.chdir(tmp_path)
-    assert quickstart.main(["--seed=7"]) == cli.INTERRUPTED
+    assert quickstart.main(["--seed=7"]) == INTERRUPTED
     assert given == [["run", "lpg_small", "--workdir=runs/quickstart/discovery", "--gin.SEED=7"]]
     assert list(tmp_path.iterdir()) == []
 
@@ -125,8 +126,8 @@ def test_discovery_that_was_stopped_ends_it(tmp_path: Path, monkeypatch: pytest.
 def test_failed_discovery_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "main", lambda words: cli.FAILED)
-    assert quickstart.main([f"--folder={tmp_path}"]) == cli.FAILED
+    monkeypatch.setattr(cli, "main", lambda words: FAILED)
+    assert quickstart.main([f"--folder={tmp_path}"]) == FAILED
     assert f"To begin anew, remove {tmp_path / 'discovery'}." in capsys.readouterr().err
 
 
@@ -168,7 +169,7 @@ def test_what_does_not_fit_is_refused_before_the_discovery(
 @pytest.mark.parametrize("seed", range(3))
 def test_the_discovered_rule_is_worth_it(tmp_path: Path, seed: int) -> None:
     """By more than luck above the untrained rule; on unseen grids above tuned A2C, and not below tuned PPO."""
-    assert Quickstart(tmp_path, seed).main() == cli.OK
+    assert Quickstart(tmp_path, seed).main() == OK
     results = json.loads((tmp_path / "comparison.json").read_text())
     apart = results["differences"]
     assert all(apart[UNTRAINED][task]["standard_errors"] > 3 for task in UNSEEN)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from running import rulespace
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -14,21 +14,16 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
-def rulespace(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.cli", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-
-
 def test_search_space_is_short_and_runs(tmp_path: Path) -> None:
     text = blocks("gin")[0]
     assert len([line for line in text.splitlines() if line.strip()]) < 25
     (tmp_path / "mine.gin").write_text(text)
-    described = rulespace("describe", "mine.gin", folder=tmp_path)
+    described = rulespace("describe", "mine.gin", cwd=tmp_path)
     assert described.returncode == 0, described.stderr
     for shown in ("KL(y_hat || y)", "Meta-loss", "Prediction", "parameters"):
         assert shown in described.stdout
     small = ("--gin_file=scale/tiny.gin", "--gin.ReverseLSTM.size=4")
-    done = rulespace("run", "mine.gin", *small, "--workdir=run", folder=tmp_path)
+    done = rulespace("run", "mine.gin", *small, "--workdir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "finished" in done.stdout
 
@@ -36,7 +31,7 @@ def test_search_space_is_short_and_runs(tmp_path: Path) -> None:
 def test_search_space_without_a_head_is_refused(tmp_path: Path) -> None:
     text = blocks("gin")[0].replace(", @heads.Prediction()]", "]", 1).replace("heads.Prediction.categories = 30\n", "")
     (tmp_path / "mine.gin").write_text(text)
-    checked = rulespace("check", "mine.gin", folder=tmp_path)
+    checked = rulespace("check", "mine.gin", cwd=tmp_path)
     assert checked.returncode == 1
     assert "there is no head 'y'" in checked.stderr + checked.stdout
 
@@ -44,10 +39,10 @@ def test_search_space_without_a_head_is_refused(tmp_path: Path) -> None:
 def test_own_loss_term_runs(tmp_path: Path) -> None:
     (tmp_path / "my_terms.py").write_text(blocks("python")[0])
     (tmp_path / "mine.gin").write_text(blocks("gin")[1])
-    described = rulespace("describe", "mine.gin", folder=tmp_path)
+    described = rulespace("describe", "mine.gin", cwd=tmp_path)
     assert described.returncode == 0, described.stderr
     assert "0.01 mean logits^2" in described.stdout
-    done = rulespace("run", "mine.gin", "--gin.STEPS=2", "--workdir=run", folder=tmp_path)
+    done = rulespace("run", "mine.gin", "--gin.STEPS=2", "--workdir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -79,7 +74,7 @@ def test_own_environment_runs(tmp_path: Path) -> None:
     (tmp_path / "my_worlds.py").write_text(CORRIDOR)
     (tmp_path / "mine.gin").write_text(blocks("gin")[2])
     small = ("--gin.STEPS=2", "--gin.NUM_ENVIRONMENTS=2", "--gin.TRAJECTORY_LENGTH=8", "--gin.MINIBATCHES=1")
-    done = rulespace("run", "mine.gin", *small, "--workdir=run", folder=tmp_path)
+    done = rulespace("run", "mine.gin", *small, "--workdir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "return/my_worlds:Corridor-v0" in (tmp_path / "run" / "metrics.jsonl").read_text()
 

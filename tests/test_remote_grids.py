@@ -349,6 +349,21 @@ def test_unknown_clusters_are_refused() -> None:
         place("gke", "gke_v5")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config():\n    return nowhere\n", r"own\.py, line 2: NameError: name 'nowhere' is not defined$"),
+        ("def get_config():\n    raise ValueError\n", r"own\.py, line 2: ValueError$"),
+        ("def get_config(:\n", r"own\.py, line 1: SyntaxError: invalid syntax"),
+        ("def get_config():\n    pass\n", r"own\.py has no get_config\(\) that returns a ConfigDict: see launch/"),
+    ],
+)
+def test_what_is_wrong_in_a_cluster_file_is_told_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(UserError, match=message):
+        place("gke", str(tmp_path / "own.py"))
+
+
 def test_a_dry_run_writes_what_would_be_sent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

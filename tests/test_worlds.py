@@ -23,14 +23,14 @@ from framework.config import load
 from framework.environment import Batched
 from framework.evaluate import agent_returns, episode_returns, host_episode_returns
 from framework.experiment import Experiment
-from framework.host import HostPool
+from framework.host_environments.pool import HostPool
+from framework.host_environments.worlds import HostGroup, Worlds, _finishing, _stepping
 from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.registry import component
 from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import ActingParams, AgentState, PyTree, TrainState, Trajectory
 from framework.update_rule import POLICY
-from framework.worlds import HostGroup, Worlds, _finishing, _stepping
 
 T = TypeVar("T")
 

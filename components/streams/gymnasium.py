@@ -140,25 +140,33 @@ def refuse_unknown_id(name: str) -> None:
     """Looks an environment up in Gymnasium's registry.
 
     Raises:
-      ValueError: it is not there.
+      ValueError: it is not there, or the module that registers it cannot be imported.
       UserError: Gymnasium is not installed.
     """
     gymnasium = PACKAGE.module()  # Half a second that other suites need not spend.
     if not name:
         raise ValueError("id is empty: name an environment of Gymnasium, such as CartPole-v1")
     module, _, own = name.rpartition(":")
+    if module:
+        _import(module)  # It registers what it has.
     try:
-        if module:
-            importlib.import_module(module)  # It registers what it has.
         gymnasium.spec(own)
-    except (gymnasium.error.Error, ImportError) as error:
+    except gymnasium.error.Error as error:
         if isinstance(error, gymnasium.error.NamespaceNotFound):
             guess = " An id that a package registers is named with the package, as in ale_py:ALE/Pong-v5."
         else:
-            guess = did_you_mean(closest(name, gymnasium.registry))
+            likely = closest(own, gymnasium.registry)
+            guess = did_you_mean(f"{module}:{likely}" if module and likely else likely)
         # Gymnasium's own guesses are without the version that an id has.
-        reason = f" ({error})" if isinstance(error, ImportError) or not guess else ""
+        reason = "" if guess else f" ({error})"
         raise ValueError(f"Gymnasium has no environment '{name}'{reason}.{guess}") from error
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # Whatever somebody's own module does wrong.
+        raise ValueError(f"the module {module} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _make(name: str, max_steps: int | None) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from framework.errors import UserError
-from framework.host_arrays import Observation
+from framework.host_environments.arrays import Observation
 from framework.specs import ArraySpec, EnvironmentSpec, map_parts
 
 SUPPORTED = (

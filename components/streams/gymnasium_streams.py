@@ -13,7 +13,7 @@ import numpy as np
 
 from components.streams.gymnasium_spaces import Spaces
 from framework.errors import EpisodeLostError, UserError
-from framework.host_arrays import Observation
+from framework.host_environments.arrays import Observation
 
 
 class SavedStream:

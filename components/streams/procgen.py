@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from framework.errors import UserError, closest, did_you_mean
-from framework.host_batch import BatchRow
+from framework.host_environments.batch import BatchRow
 from framework.requirements import Requirement
 from framework.specs import EnvironmentSpec, Resume
 

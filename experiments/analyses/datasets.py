@@ -166,7 +166,7 @@ def write_records(folder: Path, recording: Mapping[str, np.ndarray], description
         return serialized
 
     records = (example(index) for index in range(description.trajectories))
-    with disk_errors(f"write {folder}"):
+    with disk_errors(f"write {folder}", "--out"):
         FORMATS[description.format].write(folder / description.file, records)
         write_atomically(folder / DESCRIPTION, f"{json.dumps(description.as_json(), indent=1)}\n".encode())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import shutil
 import textwrap
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from experiments.analyses.restoring import RestoredRun
 from framework.errors import UserError
+from framework.runs.curves import save_figure
 from framework.runs.storage import disk_errors, strict_json, sync_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def write(findings: Findings, folder: Path, *, title: str, overwrite: bool = Fal
     """
     refuse_existing(folder, overwrite=overwrite)
     building = folder.with_name(f".{folder.name}.{os.getpid()}.saving")
-    with disk_errors(f"write {folder}"):
+    with disk_errors(f"write {folder}", "--out"):
         try:
             building.mkdir(parents=True)
             write_atomically(building / "numbers.json", f"{strict_json(findings.numbers, indent=1)}\n".encode())
             picture = ""
             if findings.draw is not None:
-                write_atomically(building / "figure.png", _picture(findings.draw))
+                _write_picture(building / "figure.png", findings.draw)
                 picture = f"\n![{title}](figure.png)\n"
             text = f"# {title}\n\n{textwrap.fill(findings.paragraph, 120)}\n{picture}"
             write_atomically(building / "findings.md", text.encode())
@@ -102,12 +102,10 @@ def refuse_existing(folder: Path, *, overwrite: bool) -> None:
         raise UserError(f"{folder} holds an earlier analysis: name another folder by --out, or give --overwrite")
 
 
-def _picture(draw: Callable[[Figure], None]) -> bytes:
-    """A PNG. The object API is used: pyplot would keep every figure, and may look for a display."""
+def _write_picture(path: Path, draw: Callable[[Figure], None]) -> None:
+    # The object API: pyplot would keep every figure, and may look for a display.
     from matplotlib.figure import Figure
 
     figure = Figure(dpi=130, layout="constrained")
     draw(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
+    save_figure(figure, path, "--out")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.analyses.findings import Findings, parameter
-from experiments.analyses.playing import PredictionTarget, play, refuse_without_predictions
+from experiments.analyses.playing import PredictionTarget, play, refuse_without_predictions, with_outputs
 from experiments.analyses.restoring import RestoredRun
 from framework.transforms import categorical_kl
 from framework.types import Array, Params, RuleCarry, RuleInputs
@@ -52,15 +52,13 @@ def changes(
     rows, batch = inputs.outputs[head].shape[:2]
     drawn = jax.random.randint(key, (rows, batch), 0, rows * batch)
 
-    def exchanged(outputs: dict[str, Array], row: Array) -> dict[str, Array]:
-        x = outputs[head]
-        others = x.reshape(rows * batch, *x.shape[2:])[drawn[row]]
-        return outputs | {head: x.at[row].set(others)}
-
     def at(row: Array) -> dict[str, Array]:
-        of_target = None if inputs.target_outputs is None else exchanged(inputs.target_outputs, row)
-        changed = inputs.replace(outputs=exchanged(inputs.outputs, row), target_outputs=of_target)
-        after, _ = rule.targets(meta_params, changed, carry)
+        def exchanged(outputs: dict[str, Array]) -> dict[str, Array]:
+            x = outputs[head]
+            others = x.reshape(rows * batch, *x.shape[2:])[drawn[row]]
+            return outputs | {head: x.at[row].set(others)}
+
+        after, _ = rule.targets(meta_params, with_outputs(inputs, exchanged), carry)
         return {name: categorical_kl(before[name], after[name]) for name in targets}
 
     return jax.lax.map(at, jnp.arange(rows))
@@ -83,9 +81,7 @@ def by_distance(change: np.ndarray, last: np.ndarray) -> dict[str, np.ndarray]:
     sums = np.zeros((2, steps + 1))
     pairs = np.zeros((2, steps + 1))
     for k in range(steps + 1):
-        for t in range(steps + 1 - k):
-            if t == steps:
-                continue
+        for t in range(min(steps, steps + 1 - k)):
             other = ended[..., t + k, :] != ended[..., t, :]
             here = change[..., t + k, t, :]
             for index, chosen in enumerate((~other, other)):
@@ -114,8 +110,7 @@ class Horizon:
         played = play(run, streams=self.streams, steps=self.steps, seed=self.seed)
         last = np.asarray(played.trajectory.last)
         names, key = tuple(target.target for target in found), jax.random.key(self.seed)
-        seen = played.inputs, run.agents.learner.rule_carry
-        each_agent = [jax.tree.map(lambda x, i=index: x[i], seen) for index in range(run.population.count)]
+        each_agent = played.of_each_agent(run)
         curves = {}
         for source in found:
             of_agents = [

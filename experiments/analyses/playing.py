@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -14,14 +14,14 @@ from flax import struct
 from experiments.analyses.restoring import RestoredRun
 from framework import keys
 from framework.errors import UserError
+from framework.host_environments.worlds import HostGroup, in_turns
 from framework.interfaces import Target
 from framework.keys import Role
 from framework.lifecycle import Lifecycle
 from framework.population import Population
 from framework.rollout import actor_at, initial_actor, unroll
-from framework.types import AgentState, Array, LearnerState, Life, Params, RuleInputs, Trajectory
+from framework.types import AgentState, Array, LearnerState, Life, Params, RuleCarry, RuleInputs, Trajectory
 from framework.update_rule import UpdateRule
-from framework.worlds import HostGroup, in_turns
 
 
 class Played(struct.PyTreeNode):
@@ -36,6 +36,17 @@ class Played(struct.PyTreeNode):
     trajectory: Trajectory
     inputs: RuleInputs
     values: Array | None
+
+    def of_each_agent(self, run: RestoredRun) -> list[tuple[RuleInputs, RuleCarry]]:
+        """What the rule sees of each agent, and what it carries for it [P]; ``run`` is the one that was played."""
+        seen = self.inputs, run.agents.learner.rule_carry
+        return [jax.tree.map(lambda x, i=index: x[i], seen) for index in range(run.population.count)]
+
+
+def with_outputs(inputs: RuleInputs, change: Callable[[dict[str, Array]], dict[str, Array]]) -> RuleInputs:
+    """Inputs in which the outputs of the online and of the target network, where there is one, are changed alike."""
+    of_target = None if inputs.target_outputs is None else change(inputs.target_outputs)
+    return inputs.replace(outputs=change(inputs.outputs), target_outputs=of_target)
 
 
 @dataclasses.dataclass(frozen=True)

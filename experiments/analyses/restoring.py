@@ -13,6 +13,7 @@ from framework.errors import UserError
 from framework.experiment import Experiment
 from framework.group import Group
 from framework.population import Population
+from framework.runs.contract import CONFIG
 from framework.runs.folder import RunFolder
 from framework.runs.object_store import COPY, refuse_address
 from framework.train import Trainer
@@ -98,7 +99,7 @@ def restored(path: Path, options: flags.FlagValues, *, step: int | None = None, 
       UserError: where there is no such run, checkpoint or group.
     """
     folder = RunFolder(_run_folder(path))
-    loaded = load_config(str(folder.path / "config.gin"), options)
+    loaded = load_config(str(folder.path / CONFIG), options)
     trainer = Trainer(loaded.experiment)
     found = restore_newest(folder.checkpoints, trainer.state_shapes(), at=step)
     if found is None:
@@ -108,9 +109,9 @@ def restored(path: Path, options: flags.FlagValues, *, step: int | None = None, 
 
 def _run_folder(path: Path) -> Path:
     refuse_address(path, COPY)
-    if (path / "config.gin").is_file():
+    if (path / CONFIG).is_file():
         return path
-    runs = sorted(config.parent for config in path.glob("*/config.gin"))
+    runs = sorted(config.parent for config in path.glob(f"*/{CONFIG}"))
     if len(runs) == 1:
         return runs[0]
     if runs:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.analyses.findings import Findings, parameter
-from experiments.analyses.playing import PredictionTarget, play, prediction_targets
+from experiments.analyses.playing import PredictionTarget, play, prediction_targets, with_outputs
 from experiments.analyses.restoring import RestoredRun
 from framework.errors import UserError, closest, did_you_mean
 from framework.transforms import log_probability
@@ -77,14 +77,12 @@ def over_categories(
     categories = inputs.outputs[head].shape[-1]
     rest = jnp.log((1.0 - PEAK) / (categories - 1))
 
-    def peaked(outputs: dict[str, Array], category: Array) -> dict[str, Array]:
-        logits = jnp.where(jnp.arange(categories) == category, jnp.log(PEAK), rest)
-        return outputs | {head: outputs[head].at[row].set(logits)}
-
     def at(category: Array) -> Array:
-        of_target = None if inputs.target_outputs is None else peaked(inputs.target_outputs, category)
-        changed = inputs.replace(outputs=peaked(inputs.outputs, category), target_outputs=of_target)
-        return effect(meta_params, changed, carry)
+        def peaked(outputs: dict[str, Array]) -> dict[str, Array]:
+            logits = jnp.where(jnp.arange(categories) == category, jnp.log(PEAK), rest)
+            return outputs | {head: outputs[head].at[row].set(logits)}
+
+        return effect(meta_params, with_outputs(inputs, peaked), carry)
 
     return jax.lax.map(at, jnp.arange(categories))
 
@@ -145,8 +143,7 @@ class Rule:
         played = play(run, streams=self.streams, steps=self.steps, seed=self.seed)
         last = np.asarray(played.trajectory.last)
         step = swept_step(last)
-        seen = played.inputs, run.agents.learner.rule_carry
-        agents = [jax.tree.map(lambda x, i=index: x[i], seen) for index in range(run.population.count)]
+        agents = played.of_each_agent(run)
         rewards = np.linspace(-self.most, self.most, self.rewards)
         of_rewards = [over_rewards(effect, step, jnp.asarray(rewards), run.meta_params, *agent) for agent in agents]
         swept = at_distances(np.stack(of_rewards), last, step, row=step)

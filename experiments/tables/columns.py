@@ -13,6 +13,7 @@ import numpy as np
 from experiments.run_records import SEEDS, RunRecord, grouped_runs, is_scale, read_run, shared_bindings
 from experiments.tables.definitions import Aggregate, Table, Variant
 from framework.aggregates import Interval, Statistic, independent_bootstrap, mean, stratified_bootstrap
+from framework.runs.contract import COMMAND
 
 _RULE_FROM = ("RUN", "FromRun.path", "weights.FromRun.path")
 
@@ -69,7 +70,7 @@ class OwnColumn:
         ``None`` where they share no task, or where the reference's aggregate is not positive; there is no interval
         where that of other seeds might not be.
         """
-        shared = [task for task in self.tasks() if task in reference.tasks()]
+        shared = self.shared_tasks(reference)
         if not shared:
             return None
         ours, theirs = self.normalized_scores(shared), reference.normalized_scores(shared)
@@ -88,11 +89,21 @@ class OwnColumn:
         """Tasks of the table that have a score."""
         return [task for task in self.table.tasks if self.scores(task).size]
 
+    def shared_tasks(self, other: OwnColumn) -> list[str]:
+        """Tasks of the table that both columns have a score of."""
+        return [task for task in self.tasks() if task in other.tasks()]
+
+    def raw_scores(self, tasks: Sequence[str]) -> np.ndarray:
+        """Final returns on tasks that have any [runs, tasks]: of each the first runs, as many as the fewest."""
+        scores = [self.scores(task) for task in tasks]
+        runs = min(of_task.size for of_task in scores)
+        return np.stack([of_task[:runs] for of_task in scores], axis=1)
+
     def normalized_scores(self, tasks: Sequence[str] | None = None) -> np.ndarray:
-        """Normalized scores of some tasks, by default all that have any [runs, tasks], as `aggregate` takes them."""
-        known = [(task, self.scores(task)) for task in (self.tasks() if tasks is None else tasks)]
-        runs = min(scores.size for _, scores in known)
-        return np.stack([self.table.normalized(task, scores[:runs]) for task, scores in known], axis=1)
+        """`raw_scores`, by default of all tasks that have any, as they enter an aggregate [runs, tasks]."""
+        tasks = self.tasks() if tasks is None else tasks
+        raw = self.raw_scores(tasks)
+        return np.stack([self.table.normalized(task, raw[:, index]) for index, task in enumerate(tasks)], axis=1)
 
 
 class Estimate(NamedTuple):
@@ -175,7 +186,7 @@ def _discovery(run: RunRecord) -> RunRecord | None:
     values: Mapping[str, str] = {**run.settings, **run.bindings}
     for name in _RULE_FROM:
         for path in _names(values.get(name, "")):
-            if (Path(path) / "command.json").is_file():
+            if (Path(path) / COMMAND).is_file():
                 return read_run(Path(path))
     return None
 

@@ -146,3 +146,10 @@ class Table:
     def normalized(self, task: str, scores: np.ndarray) -> np.ndarray:
         """Scores of a task, of any shape, as they enter an aggregate."""
         return np.asarray(scores, np.float64) if self.normalization is None else self.normalization(task, scores)
+
+    def published_aggregate(self, column: PublishedColumn, aggregate: Aggregate) -> float | None:
+        """An aggregate of a published column's mean scores; ``None`` where it does not hold all tasks."""
+        if not set(self.tasks) <= column.scores.keys():
+            return None
+        scores = [self.normalized(task, np.asarray(column.scores[task])) for task in self.tasks]
+        return float(aggregate.statistic(np.asarray(scores)))

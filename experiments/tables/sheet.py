@@ -194,10 +194,8 @@ def _published_score(table: Table, column: PublishedColumn, task: str) -> str:
 
 
 def _published_aggregate(table: Table, column: PublishedColumn, aggregate: Aggregate) -> str:
-    if not set(table.tasks) <= column.scores.keys():
-        return NOT_HELD
-    scores = [table.normalized(task, np.asarray(column.scores[task])) for task in table.tasks]
-    return f"{float(aggregate.statistic(np.asarray(scores))):,.{table.digits}f}"
+    value = table.published_aggregate(column, aggregate)
+    return NOT_HELD if value is None else f"{value:,.{table.digits}f}"
 
 
 def _published_steps(column: PublishedColumn) -> str:

@@ -66,8 +66,10 @@ class Panel:
     members: Mapping[str, Sequence[Sequence[Sequence[float | None]]]] = dataclasses.field(default_factory=dict)
 
 
-def draw_panels(path: Path, panels: Sequence[Panel], *, title: str, columns: int = 2) -> None:
-    """Draws panels in rows, lines of the same label in the same colour, to a PNG.
+def draw_panels(
+    path: Path, panels: Sequence[Panel], *, title: str, columns: int = 2, option: str = "--workdir"
+) -> None:
+    """Draws panels in rows, lines of the same label in the same colour, to a PNG; ``option`` as in `disk_errors`.
 
     Raises:
       RunFolderError: when the disk refuses.
@@ -84,7 +86,7 @@ def draw_panels(path: Path, panels: Sequence[Panel], *, title: str, columns: int
     colors = dict(zip(labels, line_colors(len(labels)), strict=True))
     for index, panel in enumerate(panels):
         _draw_panel(figure.add_subplot(rows, columns, index + 1), panel, colors, height=height)
-    save_figure(figure, path)
+    save_figure(figure, path, option)
 
 
 def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str], *, height: float) -> None:
@@ -101,15 +103,15 @@ def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str], *, height: 
     _draw_lines(axes, {label: points for label, points in lines.items() if points}, colors, height=height)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG, whole or not at all.
+def save_figure(figure: Figure, path: Path, option: str = "--workdir") -> None:
+    """Writes a PNG, whole or not at all; ``option`` as in `disk_errors`.
 
     Raises:
       RunFolderError: when the disk refuses.
     """
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    with disk_errors(f"write {path}"):
+    with disk_errors(f"write {path}", option):
         write_atomically(path, picture.getvalue())
 
 

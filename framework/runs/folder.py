@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from framework.runs import contract
 from framework.runs.object_store import is_address, open_folder
 from framework.runs.storage import RunFolderError, disk_errors, strict_json, write_atomically
 from framework.runs.working_copy import WorkingCopy
@@ -47,20 +48,20 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """Holds one folder a checkpoint."""
-        return self.path / "checkpoints"
+        return self.path / contract.CHECKPOINTS
 
     @property
     def learning_curve(self) -> Path:
         """The picture of the training returns."""
-        return self.path / "learning_curve.png"
+        return self.path / contract.LEARNING_CURVE
 
     def command(self) -> dict[str, Any] | None:
         """``command.json``: ``config_hash``, ``seed`` and every start in ``starts``; ``None`` before the first."""
-        return self._read_json("command.json")
+        return self._read_json(contract.COMMAND)
 
     def result(self) -> dict[str, Any] | None:
         """How the run ended; ``None`` while it has not."""
-        return self._read_json("result.json")
+        return self._read_json(contract.RESULT)
 
     def saved_config_hash(self) -> str | None:
         """Hash of the configuration the folder was started with; it leaves out the seed, see `saved_seed`."""
@@ -74,7 +75,7 @@ class RunFolder:
 
     def saved_config_text(self) -> str | None:
         """The replayable configuration of the latest start; ``None`` before the first."""
-        path = self.path / "config.gin"
+        path = self.path / contract.CONFIG
         with disk_errors(f"read {path}"):
             return path.read_text() if path.is_file() else None
 
@@ -94,7 +95,7 @@ class RunFolder:
         with disk_errors(f"use {self.path} as a run folder"):
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign_files(path.name for path in self.path.iterdir())
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(self.path / contract.LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             with disk_errors(f"lock {self.path}"):
                 self._lock(descriptor)
@@ -121,15 +122,15 @@ class RunFolder:
         command = {"config_hash": config_hash, "seed": seed, "starts": starts}
         with disk_errors(f"write to {self.path}"):
             # command.json first: it is what makes the folder ours.
-            write_atomically(self.path / "command.json", strict_json(command, indent=2).encode())
-            write_atomically(self.path / "config.gin", config.encode())
-            write_atomically(self.path / "config.operative.gin", operative_config.encode())
-            (self.path / "result.json").unlink(missing_ok=True)
+            write_atomically(self.path / contract.COMMAND, strict_json(command, indent=2).encode())
+            write_atomically(self.path / contract.CONFIG, config.encode())
+            write_atomically(self.path / contract.OPERATIVE_CONFIG, operative_config.encode())
+            (self.path / contract.RESULT).unlink(missing_ok=True)
         self.publish()
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes ``result.json``, the last file of a run."""
-        path = self.path / "result.json"
+        path = self.path / contract.RESULT
         with disk_errors(f"write {path}"):
             write_atomically(path, strict_json(result, indent=2).encode())
         self.publish()
@@ -164,7 +165,7 @@ class RunFolder:
 
     def _refuse_foreign_files(self, found: Iterable[str]) -> None:
         names = sorted(name for name in found if not _OUR_HIDDEN_FILE.fullmatch(name))
-        if names and "command.json" not in names:
+        if names and contract.COMMAND not in names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise RunFolderError(
                 f"{self} holds other files ({some}) and no run; choose an empty or a new folder with --workdir"

@@ -18,10 +18,10 @@ import uuid
 from types import TracebackType
 from typing import Self
 
+from framework.runs.contract import LOCK
 from framework.runs.object_store import ABSENT, Conflict, ObjectFolder, Version
 from framework.runs.storage import RunFolderError
 
-NAME = ".lock"
 RENEWAL_SECONDS = 10.0
 PATIENCE_SECONDS = 60.0
 """How long a claim lasts after it was last renewed: many renewals, so that a slow network ends none."""
@@ -66,7 +66,7 @@ class Lease:
         self._over.set()
         # One that cannot be taken back is over in a minute by itself.
         with self._writing, contextlib.suppress(RunFolderError):
-            self._folder.remove([NAME], of_generation=self._generation)
+            self._folder.remove([LOCK], of_generation=self._generation)
 
     def hold(self) -> None:
         """Makes sure that the folder is this process's, and will be long enough to write a file.
@@ -83,7 +83,7 @@ class Lease:
             self._lost = self._lost or not self._take(replacing=self._generation)
             if self._lost:
                 raise RunFolderError(
-                    f"{self._folder} was taken over by {_owner(self._folder.read(NAME))}, as this process had not been "
+                    f"{self._folder} was taken over by {_owner(self._folder.read(LOCK))}, as this process had not been "
                     f"heard of for {PATIENCE_SECONDS:.0f} seconds; nothing more is written"
                 )
             self._renewed = begun
@@ -91,7 +91,7 @@ class Lease:
     def _take(self, *, replacing: int) -> bool:
         """Whether the object could be written in place of a version of it."""
         try:
-            self._generation = self._folder.write(NAME, self._content, replacing=replacing)
+            self._generation = self._folder.write(LOCK, self._content, replacing=replacing)
         except Conflict:
             return False
         return True
@@ -102,14 +102,14 @@ class Lease:
         Raises:
           RunFolderError: somebody does.
         """
-        found = self._folder.read(NAME)
+        found = self._folder.read(LOCK)
         if found is None:
             return None
         print(f"{self._folder} is claimed by {_owner(found)}: looking whether it is alive", file=sys.stderr, flush=True)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
-            now = self._folder.read(NAME)
+            now = self._folder.read(LOCK)
             if now is None:
                 return None
             if now.generation != found.generation:

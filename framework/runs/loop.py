@@ -13,15 +13,19 @@ from framework import hosts
 from framework.checkpoint import Checkpoints
 from framework.errors import UserError
 from framework.experiment import Logging
+from framework.host_environments.worlds import Worlds
 from framework.runs.held_out import Measurement
 from framework.runs.metrics import Writer
 from framework.runs.progress import Progress
 from framework.train import Trainer, measured, summaries, with_measurements_reset
 from framework.types import TrainState
-from framework.worlds import Worlds
 
 POLL_SECONDS = 1.0
 """How long the device is kept busy between two looks at the signals and the clock."""
+
+
+_OF_EPISODES = ("episode/", "return/", "return_by_age/", "return_by_agent/")
+"""Beginnings of the names of what is measured over complete episodes."""
 
 
 class Reached(NamedTuple):
@@ -133,15 +137,15 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
     """
     discovery = trainer.experiment.discovery
     if discovery is None:
-        of_episodes = {name for lifecycle in trainer.lifecycles for name in lifecycle.environment.spec.episode_numbers}
-        _refuse_non_finite({name: mean for name, mean in means.items() if name not in of_episodes}, step)
+        _refuse_non_finite(means, step, trainer)
         return
     lost = means["agents/lost_share"]
     if lost > discovery.max_faulty_share:
         raise UserError(
             f"the discovery has come apart: up to step {step:,}, {lost:.0%} of the agents' meta-steps gave "
             "numbers that are not finite or exploded; lower the agents' or the meta learning rate, in another folder, "
-            "see that all rewards are finite, or raise Discovery.max_faulty_share; the last checkpoint is from before"
+            "see that all rewards and observations are finite, or raise Discovery.max_faulty_share; the last "
+            "checkpoint is from before"
         )
     error = means["meta/replay_error"]
     if error > discovery.max_replay_error:
@@ -152,18 +156,18 @@ def _refuse_divergence(means: Mapping[str, float], step: int, trainer: Trainer) 
         )
 
 
-def _refuse_non_finite(means: Mapping[str, float], step: int) -> None:
-    """Ends a run whose numbers are lost, before its state takes the place of a sound one.
-
-    Raises:
-      UserError: where a loss or an update is not finite.
-    """
-    of_episodes = ("episode/", "return/", "return_by_age/", "return_by_agent/")
-    lost = [name for name, mean in means.items() if not name.startswith(of_episodes) and not math.isfinite(mean)]
+def _refuse_non_finite(means: Mapping[str, float], step: int, trainer: Trainer) -> None:
+    """Refuses losses and updates that are not finite; what is measured over episodes may be, where none has ended."""
+    of_episodes = {name for lifecycle in trainer.lifecycles for name in lifecycle.environment.spec.episode_numbers}
+    lost = [
+        name
+        for name, mean in means.items()
+        if not math.isfinite(mean) and name not in of_episodes and not name.startswith(_OF_EPISODES)
+    ]
     if lost:
         raise UserError(
             f"the run has diverged: at step {step:,} {', '.join(lost)} are not finite; lower the learning rate or "
-            "limit the gradient, in another folder, and see that all rewards are finite"
+            "limit the gradient, in another folder, and see that all rewards and observations are finite"
         )
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from framework.runs.contract import METRICS
 from framework.runs.storage import disk_errors, strict_json, write_atomically
 
-FILE = "metrics.jsonl"
 _FIXED = ("step", "env_steps", "wall_seconds")
 
 
@@ -53,7 +53,7 @@ class MetricsWriter:
     def __init__(
         self, folder: Path, *, resume_step: int | None, after_point: Callable[[], None] = lambda: None
     ) -> None:
-        path = folder / FILE
+        path = folder / METRICS
         last_step = -1 if resume_step is None else resume_step
         kept = [point for point in read_metrics(folder) if point["step"] <= last_step]
         self.wall_seconds_before: float = kept[-1]["wall_seconds"] if kept else 0.0
@@ -81,7 +81,7 @@ class MetricsWriter:
             raise ValueError(f"metrics may not be named {', '.join(sorted(clash))}: every point has these already")
         numbers = {name: float(value) for name, value in metrics.items()}
         point = {"step": int(step), "env_steps": int(env_steps), "wall_seconds": float(wall_seconds), **numbers}
-        with disk_errors(f"write {self._folder / FILE}"):
+        with disk_errors(f"write {self._folder / METRICS}"):
             self._lines.write(strict_json(point) + "\n")
             self._lines.flush()
             self._events.write(step, numbers)
@@ -90,7 +90,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes the files."""
-        with disk_errors(f"write {self._folder / FILE}"):
+        with disk_errors(f"write {self._folder / METRICS}"):
             self._opened.close()
 
     def __enter__(self) -> Self:
@@ -102,7 +102,7 @@ class MetricsWriter:
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The points of a run, oldest first; a line that a kill tore is left out, no file is no points."""
-    path = folder / FILE
+    path = folder / METRICS
     with disk_errors(f"read {path}"):
         lines = path.read_bytes().splitlines() if path.is_file() else []
     return [point for line in lines if (point := _parse(line)) is not None]

@@ -106,14 +106,14 @@ class Progress:
         self._first = self._first or (step, now)
         last = self._figures
         self._figures = Figures(
-            step,
-            last.total,
-            last.env_steps if env_steps is None else env_steps,
-            last.episode_return if episode_return is None else episode_return,
-            last.policy_entropy if policy_entropy is None else policy_entropy,
-            last.meta_gradient_norm if meta_gradient_norm is None else meta_gradient_norm,
-            last.env_steps_per_second if env_steps_per_second is None else env_steps_per_second,
-            self._seconds_left(step, now),
+            step=step,
+            total=last.total,
+            env_steps=last.env_steps if env_steps is None else env_steps,
+            episode_return=last.episode_return if episode_return is None else episode_return,
+            policy_entropy=last.policy_entropy if policy_entropy is None else policy_entropy,
+            meta_gradient_norm=last.meta_gradient_norm if meta_gradient_norm is None else meta_gradient_norm,
+            env_steps_per_second=last.env_steps_per_second if env_steps_per_second is None else env_steps_per_second,
+            seconds_left=self._seconds_left(step, now),
         )
         if now >= self._next_show:
             self._show()

@@ -25,10 +25,9 @@ class StopSignals:
       requested: name of the first signal received, such as ``SIGTERM``; ``None`` while there was none.
     """
 
-    requested: str | None = None
-    _interrupted = False
-
     def __init__(self) -> None:
+        self.requested: str | None = None
+        self._interrupted = False
         self._closing: contextlib.ExitStack | None = None
 
     def __enter__(self) -> Self:

@@ -7,15 +7,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from framework.runs.lease import NAME as LOCK
+from framework.runs.contract import COMMAND, CONFIG, LOCK, METRICS, RESULT
 from framework.runs.lease import Lease
 from framework.runs.object_store import ObjectFolder
 from framework.runs.storage import disk_errors
 
-FIRST, LAST = "command.json", "result.json"
-"""The file that makes a folder that of a run, and the one that says how it ended."""
-
-_CONTINUED = (FIRST, "config.gin", LAST, "metrics.jsonl")
+_CONTINUED = (COMMAND, CONFIG, RESULT, METRICS)
 """What a run that continues has to know, its checkpoints apart."""
 
 _BETWEEN_POINTS_SECONDS = 15.0
@@ -44,8 +41,10 @@ class WorkingCopy:
     def claimed(self) -> Iterator[list[str]]:
         """Keeps every other process from writing to the folder; gives the names of what it holds."""
         with Lease(self.objects) as self._lease:
-            yield [name for name in self.objects.names() if name != LOCK]
-        self._lease = None
+            try:
+                yield [name for name in self.objects.names() if name != LOCK]
+            finally:
+                self._lease = None
 
     def release(self) -> None:
         """Ends the claim of a process that is about to leave by the shortest way."""
@@ -69,7 +68,7 @@ class WorkingCopy:
             files = {path.name: _stamp(path) for path in self._files()}
             changed = [name for name, stamp in files.items() if stamp != self._published.get(name)]
             # In order: a kill in between leaves a folder that is known for a run, and one that has not ended.
-            for name in sorted(changed, key=lambda name: (name != FIRST, name == LAST, name)):
+            for name in sorted(changed, key=lambda name: (name != COMMAND, name == RESULT, name)):
                 self.objects.upload({name: self.path / name})
             self.objects.remove(name for name in self._published if name not in files)
             self._published = files

@@ -15,8 +15,8 @@ import time
 from multiprocessing.connection import Connection
 
 from framework.errors import UserError
-from framework.host_arrays import StepArrays
-from framework.host_streams import Streams
+from framework.host_environments.arrays import StepArrays
+from framework.host_environments.streams import Streams
 from framework.specs import EnvironmentSpec
 
 STEP = b"step"

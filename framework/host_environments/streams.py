@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 
 from framework.errors import EpisodeLostError, UserError
-from framework.host_arrays import STAND_STILL, Observation, StepArrays
-from framework.host_batch import BatchRow, Rows, stepped_together
+from framework.host_environments.arrays import STAND_STILL, Observation, StepArrays
+from framework.host_environments.batch import BatchRow, Rows, stepped_together
 from framework.specs import EnvironmentSpec, Resume, described, resume_of, spec_of
 
 if TYPE_CHECKING:

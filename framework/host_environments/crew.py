@@ -21,15 +21,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from framework.errors import UserError
-from framework.host_arrays import StepArrays
-from framework.host_streams import Streams
-from framework.host_worker import DONE, STEP, Beginning, Failure
+from framework.host_environments.arrays import StepArrays
+from framework.host_environments.streams import Streams
+from framework.host_environments.worker import DONE, STEP, Beginning, Failure
 from framework.specs import EnvironmentSpec
 
 _BEGIN = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from framework.host_worker import serve
+from framework.host_environments.worker import serve
 serve(int(sys.argv[2]), int(sys.argv[3]))
 """
 

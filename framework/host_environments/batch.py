@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framework.errors import UserError
-from framework.host_arrays import STAND_STILL, Observation, StepArrays
+from framework.host_environments.arrays import STAND_STILL, Observation, StepArrays
 from framework.specs import EnvironmentSpec, described, form, map_parts, spec_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _places(rows: np.ndarray, count: int) -> np.ndarray | slice:
 
 
 class Rows:
-    """The rows of a batch that are a pool's streams of the same numbers; see `framework.host_streams.Streams`.
+    """The rows of a batch that are a pool's streams of the same numbers; see `Streams`.
 
     Args:
       batch: the streams.

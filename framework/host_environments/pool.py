@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from framework.errors import UserError
-from framework.host_arrays import STAND_STILL, HostStep, Observation
-from framework.host_batch import stepped_together
-from framework.host_crew import PATIENCE, Worker, WorkerDiedError, dismiss, gather
-from framework.host_streams import Streams
+from framework.host_environments.arrays import STAND_STILL, HostStep, Observation
+from framework.host_environments.batch import stepped_together
+from framework.host_environments.crew import PATIENCE, Worker, WorkerDiedError, dismiss, gather
+from framework.host_environments.streams import Streams
 from framework.specs import map_parts
 
 if TYPE_CHECKING:

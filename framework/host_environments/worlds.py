@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from framework import hosts, keys
-from framework.host import HostPool
-from framework.host_arrays import STAND_STILL, HostStep
-from framework.host_crew import usable_cores
-from framework.host_programs import HostPrograms
+from framework.host_environments.arrays import STAND_STILL, HostStep
+from framework.host_environments.crew import usable_cores
+from framework.host_environments.pool import HostPool
+from framework.host_environments.programs import HostPrograms
 from framework.interfaces import HostEnvironment
 from framework.keys import Role
 from framework.population import Population

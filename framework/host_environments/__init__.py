@@ -1,0 +1,1 @@
+"""Environments outside the device: pools of streams in worker processes, and a step of an experiment that has some."""
