@@ -13,6 +13,7 @@ from typing import Any
 from framework.errors import UserError
 from framework.runs.contract import COMMAND, Ending
 from framework.runs.folder import RunFolder
+from framework.runs.object_store import COPY, refuse_address
 
 NOT_STARTED, UNFINISHED = "not started", "unfinished"
 """A run without a result; those that have one are as `Ending` says."""
@@ -108,6 +109,7 @@ def find_runs(folders: Sequence[Path]) -> list[RunRecord]:
       UserError: a folder is not there, or there is no run in any.
     """
     for folder in folders:
+        refuse_address(folder, COPY)
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: name folders that `rulespace run` or `rulespace launch` wrote to")
     found: dict[Path, RunRecord] = {}

@@ -74,7 +74,9 @@ def how_to_fill(table: Table) -> str:
     lines += [f"    rulespace launch {name} --on=local --scale=small" for name in sweeps]
     lines += [f"    rulespace table {table.name} {' '.join(f'{folder}-small' for folder in filling)}"]
     lines += ["", "and at the paper's scale:", ""]
-    lines += [f"    rulespace launch {name} --on=vertex" for name in sweeps]
+    for name in sweeps:
+        # Their results are in the bucket until they are fetched.
+        lines += [f"    rulespace launch {name} --on=vertex", f"    rulespace status runs/{name} --watch"]
     lines += [f"    rulespace table {table.name} {' '.join(filling)}"]
     return "\n".join(lines)
 

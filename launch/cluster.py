@@ -30,7 +30,9 @@ def read_cluster(file: str, settings: Sequence[str], *, default: str) -> config_
       UserError: there is no such file, it does not load, has no such setting, or leaves a required one open.
     """
     path = _path(file or default)
-    own, cluster = _loaded(path, ()), _loaded(path, settings)
+    own = _loaded(path, ())
+    _refuse_unknown_settings(path, own, settings)
+    cluster = _loaded(path, settings)
     missing = [name for name, value in cluster.items() if value is None or (value == "" and own[name] is None)]
     if missing:
         wanted = " ".join(f"--cluster.{name}=..." for name in missing)
@@ -38,6 +40,13 @@ def read_cluster(file: str, settings: Sequence[str], *, default: str) -> config_
             f"{_shown(path)} leaves {', '.join(missing)} open: add {wanted}, or copy the file and fill it in"
         )
     return cluster
+
+
+def _refuse_unknown_settings(path: Path, cluster: config_dict.ConfigDict, settings: Sequence[str]) -> None:
+    for name in (setting.partition("=")[0] for setting in settings):
+        if re.split(r"[.\[]", name)[0] not in cluster:  # One may be a part of another: a.b=1.
+            guess = did_you_mean(closest(name, cluster))
+            raise UserError(f"{_shown(path)} has no setting '{name}'.{guess} There are {', '.join(cluster)}.")
 
 
 def _loaded(path: Path, settings: Sequence[str]) -> config_dict.ConfigDict:

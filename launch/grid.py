@@ -13,6 +13,7 @@ from typing import Any
 
 from framework.errors import UserError
 from framework.runs import contract
+from framework.runs.object_store import refuse_address
 from framework.runs.storage import disk_errors, strict_json, write_atomically
 from launch.processes import ProcessId
 
@@ -71,6 +72,11 @@ class GridFolder:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        refuse_address(
+            self.path, "a grid is noted here, and --cluster.bucket holds the run folders of its units on TPUs"
+        )
+
     def log(self, unit: str) -> Path:
         return self.path / "logs" / f"{unit}.log"
 
@@ -86,7 +92,11 @@ class GridFolder:
         return (self.path / _SWEEP).is_file()
 
     def units(self) -> tuple[GridUnit, ...]:
-        return tuple(GridUnit(**{**unit, "arguments": tuple(unit["arguments"])}) for unit in self._sweep()["units"])
+        try:
+            return tuple(GridUnit(**{**unit, "arguments": tuple(unit["arguments"])}) for unit in self._sweep()["units"])
+        except (KeyError, TypeError) as error:  # It is JSON, but not what we wrote.
+            file = self.path / "sweep.json"
+            raise UserError(f"{file} describes no sweep ({error!r}): choose another --dir, or move it away") from None
 
     def name(self) -> str:
         return self._sweep()["name"]

@@ -140,6 +140,9 @@ def test_folders_without_a_sweep_are_refused(tmp_path: Path, capsys: pytest.Capt
         GridFolder(tmp_path / "mine.txt").claimed().__enter__()
     assert main(["status", str(tmp_path)]) == 1
     assert "holds no sweep: name the folder that rulespace launch printed" in capsys.readouterr().err
+    (tmp_path / "sweep.json").write_text("{}")
+    assert main(["status", str(tmp_path)]) == 1
+    assert "sweep.json describes no sweep (KeyError('units')): choose another --dir" in capsys.readouterr().err
 
 
 def test_a_grid_has_one_launcher(grid: GridFolder) -> None:

@@ -17,12 +17,22 @@ pytest.importorskip("google.cloud.storage", reason="google-cloud-storage is miss
 from object_server import BUCKET, ObjectServer, Refused, object_server
 
 from components import weights
+from experiments.run_records import find_runs
 from framework.checkpoint import Checkpoints
 from framework.runs import lease
 from framework.runs.folder import RunFolder, open_run
 from framework.runs.lease import Lease
-from framework.runs.object_store import ABSENT, Conflict, ObjectFolder, address_of, open_folder
+from framework.runs.object_store import (
+    ABSENT,
+    Conflict,
+    ObjectFolder,
+    address_of,
+    is_address,
+    open_folder,
+    refuse_address,
+)
 from framework.runs.storage import RunFolderError
+from launch.grid import GridFolder
 
 __all__ = ["object_server"]
 
@@ -151,8 +161,11 @@ def test_the_client_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         open_folder(ADDRESS)
 
 
-@pytest.mark.parametrize("address", ["gs://", "gs://bucket", "gs://bucket/", "gs:///a", "s3://bucket/a", "gs://B/a"])
+@pytest.mark.parametrize(
+    "address", ["gs://", "gs://bucket", "gs://bucket/", "gs:///a", "s3://bucket/a", "gs://B/a", "gs:/bucket/a"]
+)
 def test_what_is_no_address(address: str) -> None:
+    assert is_address(address)
     with pytest.raises(RunFolderError, match=r"is no folder of a bucket: write gs://BUCKET/FOLDER"):
         open_folder(address)
 
@@ -165,6 +178,16 @@ def test_a_path_that_was_an_address(text: str) -> None:
 @pytest.mark.parametrize("text", ["runs/ppo", "/runs/ppo", "runs/gs:/ppo", "gs", "a:b"])
 def test_a_path_that_was_none(text: str) -> None:
     assert address_of(Path(text)) is None
+
+
+def test_an_address_where_a_folder_of_this_machine_is_asked_for() -> None:
+    refuse_address(Path("runs/gs:/ppo"), "copy it")
+    with pytest.raises(RunFolderError, match=r"gs://my-bucket/runs is no folder of this machine: copy it"):
+        refuse_address(Path("gs://my-bucket/runs"), "copy it")
+    with pytest.raises(RunFolderError, match=r"is no folder of this machine: copy it here with gcloud storage cp"):
+        find_runs([Path("gs://my-bucket/runs")])
+    with pytest.raises(RunFolderError, match=r"is no folder of this machine: a grid is noted here"):
+        GridFolder(Path("gs://my-bucket/runs"))
 
 
 # Claims

@@ -227,7 +227,7 @@ def test_a_refused_unit_is_told(grid: GridFolder, cluster_api: ClusterApi, noted
         ("gke", ("tpu=v5p", "topology=4x4x6", "chips_per_host=4"), r"TPU v5p has no topology 4x4x6"),
         ("gke", ("tpu=v3",), r"GKE has no TPU 'v3' for slices.*v2 and v3 are on Vertex AI"),
         ("gke", ("topology=4x4",), r"on several hosts, and these have 4 chips each: set --cluster\.chips_per_host=4"),
-        ("gke", ("projct=p",), r"^cluster gke: 'projct' Did you mean \"project\" instead of \"projct\"\?$"),
+        ("gke", ("projct=p",), r"^cluster gke has no setting 'projct'\. Did you mean 'project'\? There are bucket, "),
         ("gke", ("project=",), r"^cluster gke leaves project open: add --cluster\.project=\.\.\."),
         (
             "gke",

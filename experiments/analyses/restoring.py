@@ -15,6 +15,7 @@ from framework.group import Group
 from framework.population import Population
 from framework.runs.contract import CONFIG
 from framework.runs.folder import RunFolder
+from framework.runs.object_store import COPY, refuse_address
 from framework.train import Trainer
 from framework.types import AgentState, Params, TrainState
 from framework.update_rule import UpdateRule
@@ -107,6 +108,7 @@ def restored(path: Path, options: flags.FlagValues, *, step: int | None = None, 
 
 
 def _run_folder(path: Path) -> Path:
+    refuse_address(path, COPY)
     if (path / CONFIG).is_file():
         return path
     runs = sorted(config.parent for config in path.glob(f"*/{CONFIG}"))

@@ -21,6 +21,9 @@ _LOG_IN = "log in with: gcloud auth application-default login"
 _AT_ONCE = 16
 """Files on their way at one time: an object takes tens of milliseconds, whatever its size."""
 
+COPY = "copy it here with gcloud storage cp --recursive, and name the copy"
+"""What to do with a folder of a bucket where one of this machine is asked for."""
+
 ABSENT = 0
 """The generation of an object that is not there."""
 
@@ -49,14 +52,24 @@ class StoredFile(NamedTuple):
 
 
 def is_address(text: str) -> bool:
-    """Whether a text names a place that is no path of this machine."""
-    return "://" in text
+    """Whether a text names a place that is no path of this machine, or means to: ``gs:/`` with one slash too."""
+    return "://" in text or address_of(Path(text)) is not None
 
 
 def address_of(path: Path) -> str | None:
     """The address that a path was made from, which has one slash where that had two; ``None`` for a path."""
     scheme, colon, rest = str(path).partition(":/")
     return f"{scheme}://{rest}" if colon and "/" not in scheme else None
+
+
+def refuse_address(path: Path, instead: str) -> None:
+    """For what reads and writes files of this machine alone.
+
+    Raises:
+      RunFolderError: the path is an address.
+    """
+    if (address := address_of(path)) is not None:
+        raise RunFolderError(f"{address} is no folder of this machine: {instead}")
 
 
 def open_folder(address: str, project: str | None = None) -> ObjectFolder:
