@@ -13,6 +13,7 @@ from rich.table import Table
 from framework.errors import UserError
 from framework.exit_status import INTERRUPTED, OK
 from framework.gin_files.mistakes import ConfigError
+from framework.runs.object_store import is_address
 from launch import places, planning
 from launch.consoles import wide_console
 from launch.fetching import fetched
@@ -51,11 +52,11 @@ def main(arguments: Sequence[str], options: flags.FlagValues) -> int:
       UserError: the sweep, a config or the place is not as it must be, or units failed; with their names.
     """
     file = _read(arguments[0], options)
-    units = file.sweep.units()
     grid = GridFolder(Path(options.dir or Path("runs") / _default_name(file)))
     place = places.place(
         options.on, places.Request(options.cluster or "", options.cluster_setting, options.max_parallel)
     )
+    units = file.sweep.beside(lambda folder: _run_folder_at(place, folder)).units()
     planned = planning.checked(units, lambda unit: place.folder_of(grid, unit.name))
     grid.refuse_other_sweep(file.sweep.name, planned)
     # A dry run asks nobody anything.
@@ -113,6 +114,13 @@ def _read(name: str, options: flags.FlagValues) -> SweepFile:
         return read_sweep(name, scale=options.scale or "", gin_files=options.gin_file, bindings=options.gin_bindings)
     except ConfigError as error:
         raise SweepError(f"{error}\nSee gin/sweeps/ for sweeps, and rulespace launch --help.") from None
+
+
+def _run_folder_at(place: places.Place, folder: str) -> str:
+    """The run folder, in a place, of a unit that has or would have this one here; an address is left as it is."""
+    if is_address(folder):
+        return folder
+    return place.folder_of(GridFolder(Path(folder).parent), Path(folder).name)
 
 
 def _default_name(file: SweepFile) -> str:

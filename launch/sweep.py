@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from framework.errors import UserError, did_you_mean
@@ -65,6 +65,7 @@ class Sweep:
       exclude: units that have all settings of one of these are left out.
       only: units that have all settings of one of these are kept, if there are any.
       names: {axis or value: what it is called in the names of units}; an empty text leaves it out.
+      runs: axes and bindings that name units of other grids, by folder: ``runs/GRID/UNIT``; see `beside`.
     """
 
     name: str
@@ -77,6 +78,28 @@ class Sweep:
     exclude: Sequence[Mapping[str, Any]] = ()
     only: Sequence[Mapping[str, Any]] = ()
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    runs: Sequence[str] = ()
+
+    def beside(self, folder_of: Callable[[str], str]) -> Sweep:
+        """The sweep for a place that has its own run folders: units of other grids are where those have left them.
+
+        Args:
+          folder_of: gives the folder in that place, from the one that the sweep names.
+
+        Raises:
+          SweepError: the sweep has no axis or binding of a name in ``runs``.
+        """
+        known = [*self.product, *self.zip, *self.bindings]
+        for name in self.runs:
+            if name not in known:
+                guess = did_you_mean(closest_name(name, known))
+                raise SweepError(f"runs of {self.name}: there is no axis and no binding '{name}'.{guess}")
+        axes = [
+            {name: [*map(folder_of, values)] if name in self.runs else values for name, values in axis.items()}
+            for axis in (self.product, self.zip)
+        ]
+        bindings = {name: folder_of(value) if name in self.runs else value for name, value in self.bindings.items()}
+        return dataclasses.replace(self, product=axes[0], zip=axes[1], bindings=bindings)
 
     def units(self) -> tuple[Unit, ...]:
         """All units, in the order of the axes.

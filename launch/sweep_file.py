@@ -16,7 +16,7 @@ from launch.sweep import Sweep
 
 SMALL = "small"
 _FIELDS = tuple(field.name for field in dataclasses.fields(Sweep))
-_SMALL_FIELDS = tuple(f"small_{name}" for name in _FIELDS if name not in ("name", "names"))
+_SMALL_FIELDS = tuple(f"small_{name}" for name in _FIELDS if name not in ("name", "names", "runs"))
 _SWEEP = "Sweep."
 _NO_SWEEP = (
     "an experiment, and no sweep: rulespace run {0} runs it, Sweep.experiments = ['{0}'] in a file makes a sweep"
@@ -264,6 +264,7 @@ _FORMS: Mapping[str, Callable[[Any], str | None]] = {
     "zip": _must_be(_is_axes, "a dictionary of lists of one length, {'NAME': [VALUES]}"),
     "bindings": _must_be(_is_settings, "a dictionary {'NAME': VALUE}"),
     "gin_files": _must_be(_is_texts, "a list of gin files"),
+    "runs": _must_be(_is_texts, "a list of axes and bindings that name run folders"),
     "seeds": _must_be(_is_seeds, "how many seeds, or a list of them"),
     "exclude": _must_be(_is_filters, "a list of dictionaries {'NAME': VALUE}"),
     "only": _must_be(_is_filters, "a list of dictionaries {'NAME': VALUE}"),

@@ -44,6 +44,31 @@ def test_filters_leave_units_out() -> None:
     assert [unit.settings["A"] for unit in Sweep("s", ["p"], product={"A": [1, 2]}, only=[{"A": 2}]).units()] == [2]
 
 
+def test_units_of_other_grids_are_where_a_place_has_them() -> None:
+    sweep = Sweep(
+        "s", ["p"], zip={"A": [1, 2], "RUN": ["runs/d/x", "runs/d/y"]}, bindings={"B": "runs/d/x"}, runs=["RUN"]
+    )
+    moved = sweep.beside(lambda folder: folder.replace("runs/", "gs://bucket/"))
+    assert moved.zip == {"A": [1, 2], "RUN": ["gs://bucket/d/x", "gs://bucket/d/y"]}
+    assert moved.bindings == {"B": "runs/d/x"}
+    assert [unit.name for unit in moved.units()] == [unit.name for unit in sweep.units()]
+    with pytest.raises(SweepError, match=r"no axis and no binding 'RUM'\. Did you mean 'RUN'"):
+        Sweep("s", ["p"], bindings={"RUN": "runs/d/x"}, runs=["RUM"]).beside(str)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("scale", ["", "small"])
+def test_shipped_sweeps_name_what_is_a_run_folder(name: str, scale: str) -> None:
+    """Else their units would look for it on a machine that does not have it."""
+    try:
+        sweep = read_sweep(name, scale=scale).sweep
+    except ConfigError:  # There is no small version.
+        assert scale
+        return
+    for unit in sweep.beside(lambda folder: folder.replace("runs/", "gs://bucket/")).units():
+        assert not [word for word in unit.arguments if "runs/" in word]
+
+
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [

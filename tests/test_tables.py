@@ -174,14 +174,17 @@ def test_discoveries_are_no_columns(tmp_path: Path) -> None:
     assert columns(tmp_path) == []
 
 
-def ablations(**finals: dict[str, list[float]]) -> dict[str, dict[str, str]]:
-    """{rule: {head: cell}} of the table of ablations, from runs with given final returns, one a seed."""
+def ablations(rules: str = "runs", **finals: dict[str, list[float]]) -> dict[str, dict[str, str]]:
+    """{rule: {head: cell}} of the table of ablations, from runs with given final returns, one a seed.
+
+    Where the runs took their rules from is a folder here, or the address that its files were fetched from.
+    """
     files = {"full": [], "no_p": ["--gin_file=rules/disco_no_p.gin"]}
     for name, of_games in finals.items():
         write_run(Path("runs") / name, "disco57", *files[name], "--gin_file=scale/tiny.gin", returns={"pong": [0.0]})
         for game, values in of_games.items():
             for seed, value in enumerate(values):
-                words = (f"--gin.GAME={game}", f"--gin.RUN='runs/{name}'", f"--gin.SEED={seed}")
+                words = (f"--gin.GAME={game}", f"--gin.RUN='{rules}/{name}'", f"--gin.SEED={seed}")
                 folder = Path("out") / f"{name}-{game}-{seed}"
                 write_run(folder, "evaluate_disco_atari", *words, returns={game: [value]})
     written = sheet(TABLES["ablations"], columns(Path("out"), "ablations"))
@@ -189,11 +192,12 @@ def ablations(**finals: dict[str, list[float]]) -> dict[str, dict[str, str]]:
     return {row.cells[0].text: dict(zip(head, (cell.text for cell in row.cells), strict=True)) for row in written.rows}
 
 
+@pytest.mark.parametrize("rules", ["runs", "gs://bucket/grids/runs"])
 def test_ablations_are_told_apart_by_how_their_rule_was_discovered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rules: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = ablations(full={"pong": [0.0, 1.0]}, no_p={"pong": [0.0, 1.0]})
+    rows = ablations(rules, full={"pong": [0.0, 1.0]}, no_p={"pong": [0.0, 1.0]})
     assert rows["Disco57"]["IQM"] == rows["without p"]["IQM"] == "0.60 [0.58, 0.61] (1 task)"
     assert rows["Disco57"]["scale"] == "small scale"  # as the rule is
     assert set(list(rows["without q"].values())[1:]) == {"-"}

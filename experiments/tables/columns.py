@@ -14,6 +14,7 @@ from experiments.run_records import SEEDS, RunRecord, grouped_runs, is_scale, re
 from experiments.tables.definitions import Aggregate, Table, Variant
 from framework.aggregates import Interval, Statistic, independent_bootstrap, mean, stratified_bootstrap
 from framework.runs.contract import COMMAND
+from framework.runs.object_store import is_address
 
 _RULE_FROM = ("RUN", "FromRun.path", "weights.FromRun.path")
 
@@ -182,12 +183,15 @@ def _names(value: str) -> list[str]:
 
 
 def _discovery(run: RunRecord) -> RunRecord | None:
-    """The run that discovered the rule of this one, where its folder is still there."""
+    """The run that discovered the rule of this one, where its folder, or what was fetched of it, is still there."""
     values: Mapping[str, str] = {**run.settings, **run.bindings}
     for name in _RULE_FROM:
         for path in _names(values.get(name, "")):
-            if (Path(path) / COMMAND).is_file():
-                return read_run(Path(path))
+            # Of a grid in a bucket the folder here has the same name, and stands beside that of this run's grid.
+            beside = run.folder.absolute().parent.parent
+            folder = beside.joinpath(*path.split("/")[-2:]) if is_address(path) else Path(path)
+            if (folder / COMMAND).is_file():
+                return read_run(folder)
     return None
 
 
