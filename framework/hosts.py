@@ -71,6 +71,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             if coordinator in (None, "auto"):
                 jax.distributed.initialize(heartbeat_timeout_seconds=_PATIENCE_SECONDS)
             else:
+                print(f"process {process} of {processes}: waiting for the others at {coordinator}", file=sys.stderr)
                 jax.distributed.initialize(
                     coordinator,
                     processes,

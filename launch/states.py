@@ -15,6 +15,7 @@ from framework.runs import contract
 from framework.runs.contract import Ending
 from launch.grid import GridFolder, GridUnit
 
+_OF_A_RESULT = {"status", "config_hash", "seed", "steps", "env_steps", "wall_seconds"}
 _TAIL_BYTES = 1 << 17
 _STOPPED = (130, -signal.SIGTERM, -signal.SIGINT)  # By Ctrl-C or SIGTERM: the state is saved, nothing is wrong.
 
@@ -63,7 +64,7 @@ def status_of(grid: GridFolder, unit: GridUnit, remote: State | None = None) -> 
       remote: what the machines say that it was handed to; ``None`` for a unit of this machine.
     """
     folder = grid.run_folder(unit.name)
-    result = _json(folder / contract.RESULT)
+    result = _result(folder / contract.RESULT)
     points = _last_points(folder / contract.METRICS)
     state, error = _state(grid, unit, result, remote)
     last: dict[str, Any] = points[-1] if points else {"step": 0, "env_steps": 0, "wall_seconds": 0.0}
@@ -136,11 +137,13 @@ def _is_locked(path: Path) -> bool:
     return re.search(rf"FLOCK .*:{inode} ", locks) is not None
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def _result(path: Path) -> dict[str, Any] | None:
+    """What a run wrote at its end; ``None`` if nothing, or nothing of ours, is there."""
     try:
-        return json.loads(path.read_bytes())
+        result = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+    return result if isinstance(result, dict) and result.keys() >= _OF_A_RESULT else None
 
 
 def _last_points(path: Path) -> list[dict[str, Any]]:

@@ -91,6 +91,14 @@ def test_a_result_counts_if_it_is_of_this_unit(grid: GridFolder, difference: dic
     assert status.error == ("<b>it</b> is" if state is State.FAILED else None)
 
 
+@pytest.mark.parametrize("written", [{"status": 1}, [], "finished"])
+def test_what_is_no_result_does_not_hide_how_a_unit_stands(grid: GridFolder, written: Any) -> None:
+    write(grid, "result.json", written)
+    assert status_of(grid, UNIT).state is State.WAITING
+    write(grid, "metrics.jsonl", point(step=10, seconds=1.0))
+    assert status_of(grid, UNIT).step == 10
+
+
 @pytest.mark.parametrize(
     ("exit_status", "state", "error"),
     [
