@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from absl import flags
 
 from experiments.loading import load_experiment
+from experiments.results import outcome, summary
 from framework import hosts, registry
 from framework.checkpoint import Checkpoints, state_sha256
 from framework.config import ConfigError, Loaded, first_difference
@@ -26,7 +27,7 @@ from framework.runs.curves import draw_learning_curve
 from framework.runs.folder import RunFolder, open_run
 from framework.runs.held_out import Measurement
 from framework.runs.loop import advance
-from framework.runs.metrics import MetricsWriter, Writer, WrittenElsewhere, read_metrics
+from framework.runs.metrics import MetricsWriter, Writer, WrittenElsewhere
 from framework.runs.progress import Progress
 from framework.runs.stopping import StopSignals
 from framework.train import Trainer
@@ -128,7 +129,7 @@ def _is_over(folder: RunFolder, loaded: Loaded, words: Sequence[str]) -> bool:
     _refuse_other_experiment(folder, loaded)
     _refuse_fewer_steps(folder, experiment)
     if _is_finished(folder, experiment):
-        print(f"{folder} is finished: {_summary(folder.result() or {})}")
+        print(f"{folder} is finished: {summary(folder.result() or {})}")
         return True
     folder.start(
         config=loaded.config_text,
@@ -209,15 +210,9 @@ def _is_finished(folder: RunFolder, experiment: Experiment) -> bool:
     return result is not None and result["status"] == Ending.FINISHED and result["steps"] == experiment.steps
 
 
-def _summary(result: Mapping[str, Any]) -> str:
-    final = result["final_return"]
-    text = "no episodes evaluated" if final is None else f"final return {final:.4g}"
-    return f"{text} after {result['steps']:,} steps, {result['env_steps']:,} environment steps"
-
-
 def _ending(folder: RunFolder, result: Mapping[str, Any]) -> str:
     if result["status"] == Ending.FINISHED:
-        return f"finished: {_summary(result)}\nresults in {folder}, curve in {folder}/{folder.learning_curve.name}"
+        return f"finished: {summary(result)}\nresults in {folder}, curve in {folder}/{folder.learning_curve.name}"
     return f"stopped at step {result['steps']:,}, state saved in {folder}; the same command continues it"
 
 
@@ -284,46 +279,3 @@ def _writer(folder: RunFolder, resume_step: int | None) -> contextlib.AbstractCo
 def _shown(closing: contextlib.ExitStack) -> TextIO | None:
     """Where progress is shown: the writer's standard output."""
     return None if hosts.is_writer() else closing.enter_context(open(os.devnull, "w"))
-
-
-def outcome(
-    folder: RunFolder, loaded: Loaded, trainer: Trainer, *, ending: Ending, error: str | None = None
-) -> dict[str, Any]:
-    """What ``result.json`` can say from the logged points alone."""
-    points = read_metrics(folder.path)
-    last = points[-1] if points else {"step": 0, "env_steps": trainer.env_steps(0), "wall_seconds": 0.0}
-    return {
-        "status": ending,
-        "experiment": loaded.name,
-        "config_hash": loaded.config_hash,
-        "seed": trainer.experiment.seed,
-        "steps": last["step"],
-        "env_steps": last["env_steps"],
-        "wall_seconds": last["wall_seconds"],
-        "final_return": None,
-        "final_returns": None,
-        "returns": {task: windows(points, task, trainer.experiment.evaluation.interval) for task in trainer.tasks},
-        "state_sha256": None,
-        "meta_params_sha256": None,
-        "error": error,
-    }
-
-
-def windows(points: Iterable[Mapping[str, Any]], task: str, interval: int) -> list[list[float | int | None]]:
-    """``[step, env_steps, mean episode return]`` of every window of steps; ``None`` where no episode was completed.
-
-    Args:
-      points: the logged points, with ``completed/<task>`` and ``return/<task>``.
-      task: whose episodes.
-      interval: steps of a window; a multiple of the points' interval.
-    """
-    rows: dict[int, list[Mapping[str, Any]]] = {}
-    for point in points:
-        rows.setdefault(-(-point["step"] // interval), []).append(point)
-    curve: list[list[float | int | None]] = []
-    for window in rows.values():
-        counts = [point[f"completed/{task}"] for point in window]
-        episodes = sum(counts)
-        total = sum(n * point[f"return/{task}"] for n, point in zip(counts, window, strict=True) if n)
-        curve.append([window[-1]["step"], window[-1]["env_steps"], total / episodes if episodes else None])
-    return curve
