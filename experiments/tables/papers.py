@@ -33,7 +33,6 @@ _LABELS = {
     "ppg": "PPG", "rainbow": "Rainbow", "random": "random", "human": "human", "disco57": "Disco57",
     "disco103": "Disco103",
 }  # fmt: skip
-_REFERENCES = ("random", "human")
 _LAST_LEADER = "_leaderboard_"
 _UNLIMITED = "as quoted by the paper; may stem from training on unlimited levels, where ours trains on 500"
 _QUOTED = "as quoted by the paper, run by others: protocols may differ"
