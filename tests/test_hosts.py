@@ -270,7 +270,8 @@ def meeting(tmp_path: Path, what: str, special: int = 0, count: int = 2) -> Proc
     return Processes(tmp_path / what, [[*program, str(process)] for process in range(count)])
 
 
-LOST = rf"process {{}} of {{}}, on \S+, is lost: {SILENT}; step 7 is saved"
+# On a busy machine one may be lost before another has heard a first beat, which tells where it is.
+LOST = rf"process {{}} of {{}}(, on \S+,)? is lost: {SILENT}; step 7 is saved"
 
 
 @pytest.mark.parametrize(
