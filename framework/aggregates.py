@@ -124,10 +124,7 @@ def profile_band(
       seed: of the draws.
     """
     drawn = _drawn_runs(_one_table(scores, "scores"), repetitions, _generator(repetitions, confidence, seed))
-    low, high = np.quantile(
-        performance_profile(drawn, thresholds), [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0
-    )
-    return low, high
+    return _ends(performance_profile(drawn, thresholds), confidence)
 
 
 def independent_bootstrap(
@@ -234,5 +231,11 @@ def _generator(repetitions: int, confidence: float, seed: int) -> np.random.Gene
 def _interval(estimate: np.ndarray, repeated: np.ndarray, confidence: float) -> Interval:
     if np.ndim(estimate) or np.ndim(repeated) != 1:
         raise ValueError("a statistic must take scores [..., runs, tasks] to one number of each table [...]")
-    low, high = np.quantile(repeated, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = _ends(repeated, confidence)
     return Interval(float(estimate), float(low), float(high), confidence)
+
+
+def _ends(repeated: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends of percentile intervals [...] of what was drawn again and again [repetitions, ...]."""
+    low, high = np.quantile(repeated, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    return low, high
