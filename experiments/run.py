@@ -80,15 +80,14 @@ def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: Fail
             return OK
         trainer = Trainer(loaded.experiment)
 
-        def recorded(error: str) -> str:
-            """What ended the run, on record, and what is left of it."""
+        def record(error: str) -> None:
             if hosts.is_writer():
                 folder.write_result(outcome(folder, loaded, trainer, ending=Ending.FAILED, error=error))
-            return f"{error}; {_what_is_saved(folder, loaded.experiment) or f'{folder} holds no state yet'}"
 
         def last_words(error: str) -> str:
             try:
-                return recorded(error)
+                record(error)
+                return f"{error}; {_what_is_saved(folder, loaded.experiment) or f'{folder} holds no state yet'}"
             finally:
                 folder.release()
 
@@ -99,7 +98,7 @@ def _run_in(folder: RunFolder, loaded: Loaded, words: Sequence[str], watch: Fail
         except Exception as error:
             watch.settle(error)
             with contextlib.suppress(Exception):  # What failed may have been the disk: say that, not this.
-                recorded(explained(error))
+                record(explained(error))
                 if hosts.is_writer() and (saved := _what_is_saved(folder, loaded.experiment)):
                     print(saved)
             raise
